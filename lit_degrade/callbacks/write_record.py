@@ -1,0 +1,36 @@
+"""Closes the run record however the run ends."""
+
+import lightning.pytorch as pl
+
+from lit_degrade.errors import Diverged
+from lit_degrade.records.run_record import ExitState, RunRecord
+from lit_degrade.records.tracking import finish_wandb
+
+
+class WriteRecord(pl.Callback):
+    """Write the run record whole: when the run is done, has diverged, has failed or was interrupted."""
+
+    def __init__(self, record: RunRecord) -> None:
+        """Close `record`, which is already open."""
+        self.record = record
+        self.closed = False
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """The run is done."""
+        self._close(trainer, "done")
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """The run ended early: say how, at which step, and why."""
+        if isinstance(exception, Diverged):
+            self.record.add(diverged_at_step=exception.step)
+            self._close(trainer, "diverged", str(exception))
+        elif isinstance(exception, Exception):
+            self._close(trainer, "failed", f"{type(exception).__name__}: {exception}")
+        else:
+            self._close(trainer, "interrupted", type(exception).__name__)
+
+    def _close(self, trainer: pl.Trainer, state: ExitState, detail: str = "") -> None:
+        if not self.closed:
+            self.closed = True
+            finish_wandb(trainer.loggers, self.record, exit_code=0 if state == "done" else 1)
+            self.record.close(state, detail)

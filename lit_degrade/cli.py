@@ -1,0 +1,52 @@
+"""The command line: Lightning's verbs carry every experiment, verbs of our own stand around them."""
+
+import sys
+from collections.abc import Sequence
+
+from lit_degrade import __version__
+from lit_degrade.errors import Diverged, UserError, unknown
+from lit_degrade.listing import list_known
+
+VERBS = {
+    "fit": "attack or pretrain a subject",
+    "validate": "measure a subject",
+    "test": "measure a subject",
+    "predict": "generate text with a subject",
+    "list": "show what is known: subjects, stimuli, targets, optimizers, precisions, adapters, configs",
+}
+HELP = f"""usage: python -m lit_degrade VERB [options]
+
+What does damage do to a language model, and is the claim about it true?
+
+verbs:
+{chr(10).join(f"  {verb:<10}{meaning}" for verb, meaning in VERBS.items())}
+
+a run:      python -m lit_degrade fit --config configs/priority3.yaml
+all keys:   python -m lit_degrade fit --help
+exit codes: 0 done, 1 failed, 2 bad input, 3 diverged
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; returns the exit code: 0 done, 2 bad input, 3 diverged."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not args or args[0] in ("-h", "--help", "help"):
+            print(HELP, end="")
+        elif args[0] == "--version":
+            print(f"lit_degrade {__version__}")
+        elif args[0] == "list":
+            list_known(args[1:])
+        elif args[0] in VERBS:
+            from lit_degrade.run import run
+
+            run(args)
+        else:
+            raise unknown("verb", args[0], VERBS)
+    except UserError as error:
+        print(f"lit_degrade: {error}", file=sys.stderr)
+        return 2
+    except Diverged as error:
+        print(f"lit_degrade: diverged: {error}", file=sys.stderr)
+        return 3
+    return 0

@@ -1,0 +1,25 @@
+"""Errors that a user can mend, and outcomes that end a run; each writes its own one-line message."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class UserError(Exception):
+    """A mistake in a config, a file or an environment: one clear line, exit code 2, nothing written."""
+
+
+class Diverged(Exception):
+    """The loss or a gradient became non-finite: an outcome, recorded with its step, exit code 3."""
+
+    def __init__(self, step: int, what: str) -> None:
+        """Keep the step (0-based count of completed optimizer steps) at which `what` was found non-finite."""
+        super().__init__(f"{what} became non-finite at step {step}")
+        self.step = step
+
+
+def unknown(kind: str, value: str, available: Iterable[str]) -> UserError:
+    """Error for a name that is not in a catalogue, with the nearest name and everything available."""
+    names = list(available)
+    near = get_close_matches(value, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    return UserError(f"Unknown {kind} '{value}'.{hint} Available: {', '.join(names)}.")

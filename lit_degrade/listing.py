@@ -1,0 +1,51 @@
+"""The `list` verb: every catalogue, without importing anything heavy."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from lit_degrade.errors import UserError, unknown
+from lit_degrade.stimuli.catalog import OPTIMIZERS, STIMULI
+from lit_degrade.subjects.catalog import ADAPTERS, COMPONENTS, GROUPS, HUB, LADDER, PRECISIONS
+
+
+def _subjects() -> dict[str, str]:
+    embedded = {
+        name: f"embedded: GPT-NeoX, {rung.layers} layers of {rung.hidden}, trained on the standard library's documentation"
+        for name, rung in LADDER.items()
+    }
+    return embedded | {name: f"hub: {hub_id}" for name, hub_id in HUB.items()}
+
+
+def _targets() -> dict[str, str]:
+    return COMPONENTS | {name: f"all of {', '.join(parts)}" for name, parts in GROUPS.items()}
+
+
+def _configs() -> dict[str, str]:
+    """First comment line of each config below the working directory."""
+    return {str(path): path.read_text().partition("\n")[0].removeprefix("# ") for path in sorted(Path().glob("configs/**/*.yaml"))}
+
+
+KINDS = {
+    "subjects": _subjects,
+    "stimuli": lambda: STIMULI,
+    "targets": _targets,
+    "optimizers": lambda: OPTIMIZERS,
+    "precisions": lambda: PRECISIONS,
+    "adapters": lambda: ADAPTERS,
+    "configs": _configs,
+}
+
+
+def list_known(args: Sequence[str]) -> None:
+    """Print one kind, or all of them."""
+    if len(args) > 1:
+        raise UserError(f"list takes at most one kind, not {len(args)}. Available: {', '.join(KINDS)}.")
+    for kind in args:
+        if kind not in KINDS:
+            raise unknown("kind", kind, KINDS)
+    for kind in args or KINDS:
+        known = KINDS[kind]()
+        width = max(map(len, known), default=0)
+        print(f"{kind}:")
+        for name, meaning in known.items():
+            print(f"  {name:<{width}}  {meaning}")

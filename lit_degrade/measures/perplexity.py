@@ -1,0 +1,96 @@
+"""Perplexity, bits per byte and token accuracy from summed negative log-likelihoods."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_degrade.stimuli.text import TokenStream
+
+LogitsFunction = Callable[[Tensor], Tensor]
+"""tokens (batch, length) -> logits (batch, length, vocabulary)"""
+BATCH_TOKENS = 2048
+"""Tokens in one forward pass of a probe."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Sums over scored tokens, divided once, at the end."""
+
+    nll_sum: float
+    """negative log-likelihood [nats]; may be inf or nan, which is an outcome and is kept"""
+    tokens: int
+    """scored tokens"""
+    correct: int
+    """tokens that were the most likely one"""
+    text_bytes: int
+    """UTF-8 bytes of the scored text"""
+
+    @property
+    def nats_per_token(self) -> float:
+        """Mean negative log-likelihood [nats/token]."""
+        return self.nll_sum / self.tokens
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nats per token); uniform logits give the size of the vocabulary. Infinite where it overflows."""
+        try:
+            return math.exp(self.nats_per_token)
+        except OverflowError:
+            return math.inf
+
+    @property
+    def bits_per_byte(self) -> float:
+        """nats / ln 2 / bytes, comparable across tokenizers."""
+        return self.nll_sum / math.log(2) / self.text_bytes
+
+    @property
+    def token_accuracy(self) -> float:
+        """Share of tokens that were the most likely one."""
+        return self.correct / self.tokens
+
+    def facts(self, when: str) -> dict[str, float]:
+        """Columns of the summary, named by when they were measured."""
+        return {
+            f"nats_per_token_{when}": self.nats_per_token,
+            f"perplexity_{when}": self.perplexity,
+            f"bits_per_byte_{when}": self.bits_per_byte,
+            f"token_accuracy_{when}": self.token_accuracy,
+        }
+
+
+def token_nll(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Negative log-likelihood of each token given those before it: labels are shifted here, once, and nowhere else.
+
+    Args:
+        logits: (batch, length, vocabulary), any float dtype; computed in float32.
+        tokens: (batch, length) int64.
+    Returns: (batch, length - 1) [nats]; entry t scores token t + 1.
+    """
+    shifted = logits[:, :-1].float().flatten(0, 1)
+    return F.cross_entropy(shifted, tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
+
+
+def batches(blocks: Tensor) -> Iterator[Tensor]:
+    """Rows of (n, length) tokens in batches of about BATCH_TOKENS tokens."""
+    yield from blocks.split(max(1, BATCH_TOKENS // blocks.shape[1]))
+
+
+@torch.inference_mode()
+def likelihood(logits_of: LogitsFunction, blocks: TokenStream) -> Likelihood:
+    """Score every token but the first of each block.
+
+    Args:
+        logits_of: the subject.
+        blocks: ids and byte counts (n, length).
+    """
+    nll_sum, correct, tokens = 0.0, 0, 0
+    for ids in batches(blocks.ids):
+        logits = logits_of(ids)
+        nll_sum += token_nll(logits, ids.to(logits.device)).double().sum().item()
+        correct += int((logits[:, :-1].argmax(-1) == ids[:, 1:].to(logits.device)).sum())
+        tokens += ids[:, 1:].numel()
+    return Likelihood(nll_sum, tokens, correct, int(blocks.byte_counts[:, 1:].sum()))

@@ -1,0 +1,9 @@
+"""RUN: LightningModules, one per kind of run.
+
+In: a subject, a text, a stimulus. Out: trained weights and numbers in the run record. Never: statistics across runs.
+"""
+
+from lit_degrade.modules.base import SubjectModule
+from lit_degrade.modules.pretrain import PretrainModule
+
+__all__ = ["PretrainModule", "SubjectModule"]

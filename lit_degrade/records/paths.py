@@ -1,0 +1,12 @@
+"""Every file name of a run record."""
+
+CONFIG = "config.yaml"
+MANIFEST = "manifest.json"
+METRICS = "metrics.csv"
+SUMMARY = "summary.json"
+SPECTRA = "spectra.safetensors"
+STIMULUS = "stimulus.safetensors"
+STIMULUS_TEXT = "stimulus.txt"
+STIMULI = "stimuli.csv"
+DIRECTIONS = "directions.csv"
+SUBJECT = "subject"

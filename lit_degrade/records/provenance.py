@@ -1,0 +1,47 @@
+"""Where and with what a run was made: versions, git state, hardware."""
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lit_degrade
+
+LIBRARIES = ("torch", "lightning", "transformers", "tokenizers", "peft", "bitsandbytes", "wandb", "numpy")
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, git state and hardware, as plain data."""
+    return {"versions": _versions(), "git": _git_state(), "hardware": _hardware()}
+
+
+def _versions() -> dict[str, str]:
+    found = {"lit_degrade": lit_degrade.__version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def _git_state() -> dict[str, Any] | None:
+    """Commit of the package's own checkout and whether it has changes; None outside a checkout."""
+    root = Path(lit_degrade.__file__).parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        commit = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)  # noqa: S603, S607
+        status = subprocess.run(["git", "-C", str(root), "status", "--porcelain"], capture_output=True, text=True, check=True)  # noqa: S603, S607
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return {"commit": commit.stdout.strip(), "dirty": bool(status.stdout.strip())}
+
+
+def _hardware() -> dict[str, Any]:
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {"platform": platform.platform(), "cpus": os.cpu_count(), "torch_threads": torch.get_num_threads(), "gpus": gpus}

@@ -1,0 +1,194 @@
+"""The run record: one folder per run, prepared out of sight and put in place whole."""
+
+import csv
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from torch import Tensor
+
+from lit_degrade.errors import UserError
+from lit_degrade.records import paths
+from lit_degrade.records.provenance import provenance
+
+ExitState = Literal["done", "diverged", "failed", "interrupted"]
+Fact = str | int | float | bool | None
+
+NOT_HASHED = ("results", "verbosity", "config", "repeat")
+"""Top-level keys that do not change what a run computes."""
+
+
+def run_id(config: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits that identify what a resolved config computes."""
+    what = {key: value for key, value in config.items() if key not in NOT_HASHED}
+    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def plain(value: Any) -> Any:
+    """Strict JSON: non-finite numbers become the strings 'nan', 'inf', '-inf', so that they are kept and seen."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+class RunRecord:
+    """Collects what a run produces; `close` writes the rest and moves the folder into place.
+
+    Until then everything lies in a hidden folder beside it, which the next start of the same run clears away if this
+    process was killed.
+    """
+
+    def __init__(self, results: str, experiment: str, config: Mapping[str, Any]) -> None:
+        """Name the record; nothing is written yet.
+
+        Args:
+            results: root folder.
+            experiment: folder below it.
+            config: the resolved config as plain data.
+        """
+        self.config = dict(config)
+        self.run_id = run_id(config)
+        self.experiment = experiment
+        parent = Path(results).expanduser() / experiment
+        self.folder = parent / self.run_id
+        self.partial = parent / f".{self.run_id}.partial"
+        self.summary: dict[str, Fact] = {}
+        self.metrics: list[dict[str, float]] = []
+        self.durations_s: dict[str, float] = {}
+        self.hashes: dict[str, str] = {}
+        self.notes: dict[str, Any] = {}
+        self._created: list[Path] = []
+        self._started = time.monotonic()
+        self._started_at = datetime.now(UTC)
+
+    def finished(self) -> ExitState | None:
+        """How an earlier run of the same config ended, if it left a record."""
+        manifest = self.folder / paths.MANIFEST
+        return json.loads(manifest.read_text())["exit_state"] if manifest.is_file() else None
+
+    def open(self) -> None:
+        """Make the hidden folder.
+
+        Raises: UserError when the results folder cannot be written, or another live process is writing this record.
+        """
+        try:
+            for parent in [*reversed(self.partial.parents), self.partial]:
+                if parent == self.partial and parent.exists():
+                    self._clear_stale()
+                if not parent.exists():
+                    parent.mkdir()
+                    self._created.append(parent)
+            (self.partial / "pid").write_text(str(os.getpid()))
+        except OSError as error:
+            self.discard()
+            raise UserError(
+                f"Results folder '{self.partial.parent.parent}' cannot be written: {error.strerror or error}. "
+                "Choose another with --results FOLDER."
+            ) from error
+
+    def add(self, **facts: Fact) -> None:
+        """Add columns to the summary row."""
+        self.summary.update(facts)
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Add values to the row of a step of metrics.csv."""
+        if not self.metrics or self.metrics[-1]["step"] != step:
+            self.metrics.append({"step": step})
+        self.metrics[-1].update(values)
+
+    def save_tensors(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
+        """Write tensors as safetensors; returns the file."""
+        from safetensors.torch import save_file
+
+        path = self.partial / name
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path, dict(metadata or {}))
+        return path
+
+    def save_text(self, name: str, text: str) -> Path:
+        """Write a text file; returns it."""
+        path = self.partial / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+        """Write rows as CSV, columns in order of first appearance; returns the file."""
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        path = self.partial / name
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        return path
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Add the seconds spent inside to the manifest's durations."""
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.durations_s[what] = self.durations_s.get(what, 0.0) + time.monotonic() - start
+
+    def close(self, exit_state: ExitState, detail: str = "") -> Path:
+        """Write summary, metrics, config and manifest, and move the folder into place; returns it."""
+        self.durations_s["total"] = time.monotonic() - self._started
+        self.save_text(paths.CONFIG, yaml.safe_dump(self.config, sort_keys=False))
+        self.save_table(paths.METRICS, self.metrics or [{"step": 0}])
+        summary = {"run_id": self.run_id, "experiment": self.experiment, "exit_state": exit_state, **self.summary}
+        self.save_text(paths.SUMMARY, json.dumps(plain(summary), indent=2) + "\n")
+        manifest = {
+            "run_id": self.run_id,
+            "exit_state": exit_state,
+            "detail": detail,
+            "started": self._started_at.isoformat(timespec="seconds"),
+            "durations_s": {key: round(value, 3) for key, value in self.durations_s.items()},
+            "seed": self.config.get("seed_everything"),
+            "sha256": self.hashes,
+            **self.notes,
+            **provenance(),
+        }
+        (self.partial / "pid").unlink()
+        self.save_text(paths.MANIFEST, json.dumps(plain(manifest), indent=2) + "\n")
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+        self.partial.rename(self.folder)
+        return self.folder
+
+    def discard(self) -> None:
+        """Remove everything this record has written, and the folders it made."""
+        shutil.rmtree(self.partial, ignore_errors=True)
+        for path in reversed(self._created):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+    def _clear_stale(self) -> None:
+        """Remove the hidden folder of a killed run."""
+        pid_file = self.partial / "pid"
+        if pid_file.is_file():
+            pid = int(pid_file.read_text() or 0)
+            if pid and pid != os.getpid() and _alive(pid):
+                raise UserError(f"Run {self.run_id} is being written by process {pid}; wait for it or stop it.")
+        shutil.rmtree(self.partial)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

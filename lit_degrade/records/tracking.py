@@ -1,0 +1,103 @@
+"""Loggers of a run: our own record always, and W&B online when logged in and reachable, else offline and silent."""
+
+import netrc
+import os
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlparse
+
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from lit_degrade.records.run_record import RunRecord
+from lit_degrade.subjects.hub import reachable
+
+Mode = Literal["online", "offline", "disabled"]
+PROJECT = "lit_degrade"
+
+
+class RecordLogger(Logger):
+    """Lightning logger that appends every logged value to the run record's metrics."""
+
+    def __init__(self, record: RunRecord) -> None:
+        """Log into `record`."""
+        super().__init__()
+        self.record = record
+
+    @property
+    def name(self) -> str:
+        """Name of the experiment."""
+        return self.record.experiment
+
+    @property
+    def version(self) -> str:
+        """Id of the run."""
+        return self.record.run_id
+
+    @property
+    def root_dir(self) -> str:
+        """Folder that files of the run belong in."""
+        return str(self.record.partial)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Keep one row per optimizer step."""
+        self.record.log(step or 0, {key: float(value) for key, value in metrics.items() if key != "epoch"})
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the record holds the whole resolved config already."""
+
+
+def wandb_mode() -> Mode:
+    """WANDB_MODE when set; else online with an API key and a server that answers; else offline."""
+    asked = os.environ.get("WANDB_MODE")
+    if asked:
+        return "offline" if asked in ("offline", "dryrun") else "disabled" if asked in ("disabled", "shared") else "online"
+    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
+    return "online" if _has_key(url) and reachable(url) else "offline"
+
+
+def _has_key(url: str) -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
+    try:
+        return path.is_file() and netrc.netrc(path).authenticators(urlparse(url).hostname or "") is not None
+    except (netrc.NetrcParseError, OSError):
+        return False
+
+
+def wandb_logger(record: RunRecord, mode: Mode) -> WandbLogger:
+    """Lightning's W&B logger with the record's id and config, writing below the results folder and nowhere else."""
+    import wandb
+
+    root = record.folder.parent.parent
+    os.environ.setdefault("WANDB_DATA_DIR", str(root / "wandb" / "data"))
+    os.environ.setdefault("WANDB_CACHE_DIR", str(root / "wandb" / "cache"))
+    os.environ.setdefault("WANDB_ARTIFACT_DIR", str(root / "wandb" / "artifacts"))
+    (root / "wandb").mkdir(exist_ok=True)
+    return WandbLogger(
+        project=os.environ.get("WANDB_PROJECT", PROJECT),
+        id=record.run_id,
+        name=f"{record.experiment}-{record.run_id}",
+        group=record.experiment,
+        save_dir=root,
+        offline=mode == "offline",
+        settings=wandb.Settings(silent=True, console="off"),
+        config=record.config,
+    )
+
+
+def finish_wandb(loggers: list[Logger], record: RunRecord, exit_code: int) -> None:
+    """Give the W&B run the record's summary, and end it so that everything is on disk (offline) or sent (online)."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            import wandb
+
+            logger.experiment.summary.update(record.summary)
+            record.notes["wandb"] = {
+                "run": logger.experiment.path,
+                "mode": "offline" if logger.experiment.settings._offline else "online",
+                "folder": os.path.relpath(logger.experiment.settings.sync_dir, record.folder.parent),
+            }
+            wandb.finish(exit_code=exit_code)

@@ -1,0 +1,226 @@
+"""Text sources, split into disjoint parts by content and hashed."""
+
+import ast
+import hashlib
+import json
+import sysconfig
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor
+
+from lit_degrade.errors import UserError
+from lit_degrade.subjects.hub import go_offline_if_unreachable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Split = Literal["train", "calibration", "attack", "probe"]
+SPLIT_PERCENT: dict[Split, int] = {"train": 82, "calibration": 4, "attack": 4, "probe": 10}
+DOCUMENT_CHARS = 4000
+"""Paragraphs are packed into documents of about this many characters."""
+
+HUB_SOURCES = {
+    "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1", "test", "text"),
+    "pile-uncopyrighted": ("monology/pile-uncopyrighted", None, "validation", "text"),
+    "c4": ("allenai/c4", "en", "validation", "text"),
+}
+"""name -> (hub data set, configuration, split, text column)."""
+
+_NOT_DOCUMENTED = frozenset(
+    "site-packages dist-packages test tests idlelib lib2to3 turtledemo tkinter distutils encodings pydoc_data "
+    "ensurepip __pycache__ lib-dynload".split()
+)
+"""Parts of the standard library that are not public documentation or that distributions leave out."""
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """Tokens of one split in order, each with the number of UTF-8 bytes of the text that it stands for."""
+
+    ids: Tensor
+    """int64 (n,)"""
+    byte_counts: Tensor
+    """int64 (n,); 0 for separators"""
+
+    def blocks(self, length: int, count: int) -> "TokenStream":
+        """First `count` disjoint windows of `length` tokens, as (count, length) tensors.
+
+        Raises: UserError when the text is too short.
+        """
+        if len(self.ids) < length * count:
+            raise UserError(
+                f"The text has {len(self.ids)} tokens in this split; {count} blocks of {length} need {length * count}. "
+                "Use a longer text (--text.source) or ask for less (--text.probe_tokens, --text.block)."
+            )
+        n = length * count
+        return TokenStream(self.ids[:n].view(count, length), self.byte_counts[:n].view(count, length))
+
+
+def _docstrings(node: ast.AST) -> Iterator[str]:
+    doc = ast.get_docstring(node)  # type: ignore[arg-type]
+    if doc:
+        yield doc
+    for child in node.body:  # type: ignore[attr-defined]
+        if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            yield from _docstrings(child)
+
+
+def _stdlib_paragraphs() -> Iterator[list[str]]:
+    """The language reference topics and the docstrings of the public standard library, parsed, never imported."""
+    from pydoc_data.topics import topics
+
+    for name in sorted(topics):
+        yield topics[name].split("\n\n")
+    root = Path(sysconfig.get_path("stdlib"))
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root).parts
+        if _NOT_DOCUMENTED.isdisjoint(parts) and not parts[0].startswith("config-"):
+            yield list(_docstrings(ast.parse(path.read_bytes())))
+
+
+def _file_paragraphs(path: Path) -> Iterator[list[str]]:
+    """Paragraphs of a text file, or of the `text` field of each line of a JSONL file or row of a parquet file."""
+    try:
+        if path.suffix == ".parquet":
+            import pandas as pd
+
+            yield from ([str(text)] for text in pd.read_parquet(path, columns=["text"])["text"])
+        elif path.suffix == ".jsonl":
+            with path.open(encoding="utf-8") as lines:
+                yield from ([json.loads(line)["text"]] for line in lines if line.strip())
+        else:
+            yield [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"Text file '{path}' cannot be read as {path.suffix or 'text'}: {reason}") from error
+
+
+def _hub_paragraphs(source: str, max_documents: int) -> Iterator[list[str]]:
+    name, config, split, column = HUB_SOURCES.get(source, (source, None, "train", "text"))
+    offline = go_offline_if_unreachable()
+    import datasets
+
+    datasets.config.HF_HUB_OFFLINE = offline
+    try:
+        rows = datasets.load_dataset(name, config, split=split, streaming=not offline)
+    except Exception as error:  # the library raises a different class for each way of not finding a data set
+        reason = "the hub cannot be reached" if offline else " ".join(str(error).split())
+        raise UserError(
+            f"Text source '{source}' ({name}) is not a file, not 'stdlib', and not available as a data set: {reason}. "
+            "Pass a local file: --text.source FILE.txt, .jsonl or .parquet."
+        ) from error
+    for row, _ in zip(rows, range(max_documents), strict=False):
+        yield [row[column]]
+
+
+def _pack(paragraphs: Sequence[str]) -> Iterator[str]:
+    """Join neighbouring paragraphs into documents of about DOCUMENT_CHARS characters."""
+    packed: list[str] = []
+    size = 0
+    for paragraph in paragraphs:
+        if packed and size + len(paragraph) > DOCUMENT_CHARS:
+            yield "\n\n".join(packed)
+            packed, size = [], 0
+        packed.append(paragraph)
+        size += len(paragraph)
+    if packed:
+        yield "\n\n".join(packed)
+
+
+class TextSource:
+    """A named text, cut into documents and four disjoint splits.
+
+    A document's split is a hash of its own content, so that no document (and no duplicate of one) is in two splits,
+    whatever else the source holds.
+    """
+
+    def __init__(
+        self, source: str = "stdlib", block: int = 128, probe_tokens: int = 49152, max_documents: int = 20000
+    ) -> None:
+        """Describe the text; it is read on first use.
+
+        Args:
+            source: `stdlib` (always there), a file (.txt, .jsonl, .parquet), `wikitext-2`, `pile-uncopyrighted`, `c4`,
+                or any hub data set with a `text` column.
+            block: tokens in one window of text.
+            probe_tokens: tokens of held-out text that every probe measures.
+            max_documents: rows read from a hub data set.
+        """
+        if block < 2 or probe_tokens < block:
+            raise UserError(f"text.block={block} and text.probe_tokens={probe_tokens}: expected 2 <= block <= probe_tokens.")
+        self.source = source
+        self.block = block
+        self.probe_tokens = probe_tokens
+        self.max_documents = max_documents
+
+    @cached_property
+    def documents(self) -> list[str]:
+        """All documents in order, exact duplicate paragraphs removed.
+
+        Raises: UserError when the source is unknown, unreadable or empty.
+        """
+        path = Path(self.source).expanduser()
+        if self.source == "stdlib":
+            groups = _stdlib_paragraphs()
+        elif path.is_file():
+            groups = _file_paragraphs(path)
+        elif path.suffix in {".txt", ".jsonl", ".parquet"} or path.is_dir():
+            raise UserError(f"Text file '{self.source}' does not exist or is not a file.")
+        else:
+            groups = _hub_paragraphs(self.source, self.max_documents)
+        seen: set[str] = set()
+        documents = []
+        for group in groups:
+            fresh = [text for text in group if text.strip() and not (text in seen or seen.add(text))]  # type: ignore[func-returns-value]
+            documents.extend(_pack(fresh))
+        if not documents:
+            raise UserError(f"Text source '{self.source}' is empty: expected at least one paragraph of text.")
+        return documents
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of all documents in order."""
+        digest = hashlib.sha256()
+        for document in self.documents:
+            digest.update(document.encode() + b"\0")
+        return digest.hexdigest()
+
+    def split(self, split: Split) -> list[str]:
+        """Documents of one split."""
+        low = 0
+        for name, percent in SPLIT_PERCENT.items():
+            if name == split:
+                break
+            low += percent
+        high = low + SPLIT_PERCENT[split]
+        return [d for d in self.documents if low <= int(hashlib.sha256(d.encode()).hexdigest()[:8], 16) % 100 < high]
+
+    def tokens(self, split: Split, tokenizer: "PreTrainedTokenizerBase") -> TokenStream:
+        """Token stream of one split, documents separated by the end-of-text token."""
+        return encode(self.split(split), tokenizer)
+
+    def blocks(self, split: Split, tokenizer: "PreTrainedTokenizerBase", count: int, length: int | None = None) -> TokenStream:
+        """First `count` windows of `length` (default `block`) tokens of one split."""
+        return self.tokens(split, tokenizer).blocks(length or self.block, count)
+
+
+def encode(documents: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> TokenStream:
+    """Tokenise documents; each token carries the UTF-8 bytes of the characters it is the first to cover."""
+    ids: list[int] = []
+    byte_counts: list[int] = []
+    for document in documents:
+        encoded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        covered = 0
+        for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            ids.append(token)
+            byte_counts.append(len(document[covered:end].encode()))
+            covered = max(covered, end)
+        if tokenizer.eos_token_id is not None:
+            ids.append(tokenizer.eos_token_id)
+            byte_counts.append(0)
+    return TokenStream(torch.tensor(ids), torch.tensor(byte_counts))

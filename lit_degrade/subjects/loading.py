@@ -1,0 +1,257 @@
+"""From a subject's name to a model, tokenizer and anatomy, at the precision and with the adapter asked for."""
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_degrade.errors import UserError, unknown
+from lit_degrade.seeds import generator
+from lit_degrade.subjects.anatomy import Anatomy
+from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, HUB, LADDER, SubjectSpec
+from lit_degrade.subjects.hub import go_offline_if_unreachable, hub_endpoint
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32, "nf4": torch.float32}
+"""dtype that the unquantised weights are loaded in, by precision."""
+LORA_RANK = 8
+LORA_ALPHA = 16
+"""Scale alpha / rank = 2 (Hu et al. 2021, arXiv:2106.09685, keep alpha fixed while the rank varies; 8 is PEFT's default rank)."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A loaded model under study."""
+
+    spec: SubjectSpec
+    model: Any
+    """a `transformers` causal (or image-text) language model, perhaps wrapped by PEFT"""
+    tokenizer: Any
+    anatomy: Anatomy
+    sha256: str
+    """hash of the weights as loaded, before anything was done to them"""
+    autocast_dtype: torch.dtype | None
+    """half-precision compute dtype when float32 master weights are kept, else None"""
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """Compute at the subject's precision while its float32 master weights stay exact."""
+        if self.autocast_dtype is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast_dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the first parameter."""
+        return next(self.model.parameters()).device
+
+    @property
+    def embedding(self) -> Tensor:
+        """Input embedding matrix (vocabulary, hidden), any float dtype."""
+        return self.model.get_input_embeddings().weight
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of tokens that the tokenizer can produce (padding rows of the embedding are left out)."""
+        return min(len(self.tokenizer), self.embedding.shape[0])
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """Parameters that a gradient step changes, by name."""
+        return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
+
+    def parameters(self, target: str) -> dict[str, nn.Parameter]:
+        """Trainable matrices of a target; with LoRA the adapters themselves, since the rest is frozen."""
+        named = dict(self.model.named_parameters())
+        if self.spec.adapter == "lora":
+            self.anatomy.select(target)
+            return {site.parameter: named[site.parameter] for site in self.anatomy.sites if site.kind == "adapter"}
+        return {name: named[name] for name in self.anatomy.parameter_names(target)}
+
+    def save(self, folder: Path) -> None:
+        """Write weights (safetensors), config and tokenizer so that `--subject FOLDER` loads them again.
+
+        Master weights are stored at the subject's own precision; of a LoRA subject only the adapters are written, with the
+        name of the subject they belong to.
+        """
+        if self.spec.adapter == "lora":
+            self.model.save_pretrained(folder, safe_serialization=True)
+            base = {"base_subject": self.spec.name, "precision": self.spec.precision}
+            (folder / "base_subject.json").write_text(json.dumps(base, indent=2) + "\n")
+        else:
+            state = {k: v.to(self.autocast_dtype) if self.autocast_dtype else v for k, v in self.model.state_dict().items()}
+            config = self.model.config
+            dtype, config.dtype = config.dtype, self.autocast_dtype or config.dtype
+            self.model.save_pretrained(folder, state_dict=state, safe_serialization=True)
+            config.dtype = dtype
+        self.tokenizer.save_pretrained(folder)
+
+
+def weights_sha256(model: nn.Module) -> str:
+    """Hash of every parameter and buffer, by name, bit for bit."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Silence the loading bars and advice of the libraries below us; their errors still come through."""
+    from transformers.utils import logging as transformers_logging
+
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            transformers_logging.set_verbosity(verbosity)
+
+
+def locate(name: str) -> str:
+    """Folder or hub id of a subject.
+
+    Raises: UserError for a name that is neither in the catalogue, nor a folder, nor of the form OWNER/NAME.
+    """
+    if name in LADDER:
+        return str(EMBEDDED_FOLDER / name)
+    if name in HUB:
+        return HUB[name]
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
+            raise UserError(f"Folder '{name}' holds no subject: expected config.json (or adapter_config.json) in it.")
+        return str(folder)
+    if name.startswith((".", "~", "/")) or name.count("/") != 1:
+        raise unknown("subject", name, [*LADDER, *HUB, "a folder", "a hub id OWNER/NAME"])
+    return name
+
+
+def load_subject(spec: SubjectSpec, seed: int, device: torch.device, train: bool) -> Subject:
+    """Load a subject.
+
+    Args:
+        spec: what to load, and how.
+        seed: seed of the adapters' initial values; nothing else here is random.
+        device: where the weights go.
+        train: keep float32 master weights of a half-precision subject; if False it is held in half precision.
+
+    Raises: UserError, in one line, for a subject that is unknown, unreachable, corrupt, or does not fit its precision.
+    """
+    from transformers import AutoTokenizer
+
+    place = locate(spec.name)
+    base = Path(place) / "base_subject.json"
+    if base.is_file():
+        return _load_adapted(spec, Path(place), json.loads(base.read_text()), seed, device, train)
+    offline = False if Path(place).is_dir() else go_offline_if_unreachable()
+    try:
+        with quiet_libraries():
+            model = _load_model(place, spec, device, offline)
+            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=offline, trust_remote_code=False)
+    except UserError:
+        raise
+    except Exception as error:  # hub, config, safetensors and tokenizer libraries each raise classes of their own
+        raise UserError(_loading_failure(spec, place, offline, error)) from error
+    return _prepare(spec, model, tokenizer, seed, train)
+
+
+def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bool) -> Any:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, BitsAndBytesConfig
+
+    common = {"local_files_only": offline, "trust_remote_code": False}
+    config = AutoConfig.from_pretrained(place, **common)
+    loader = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    options: dict[str, Any] = {}
+    if spec.precision == "int8":
+        options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
+    elif spec.precision == "nf4":
+        options["quantization_config"] = BitsAndBytesConfig(
+            load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
+        )
+    model = loader.from_pretrained(
+        place,
+        dtype=DTYPES[spec.precision],
+        use_safetensors=True,
+        attn_implementation="sdpa",
+        device_map={"": str(device)},
+        **common,
+        **options,
+    )
+    for module in model.modules():
+        # The packed bfloat16 kernel that 4-bit layers switch to in evaluation has no gradient, and says nothing of it.
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _prepare(spec: SubjectSpec, model: Any, tokenizer: Any, seed: int, train: bool) -> Subject:
+    """Hash, adapt and set up a freshly loaded model."""
+    sha256 = weights_sha256(model)
+    half = DTYPES[spec.precision] if spec.precision in ("fp16", "bf16") and train else None
+    if half is not None:
+        model = model.float()
+    anatomy = Anatomy(model)
+    if spec.adapter == "lora":
+        model = add_lora(model, anatomy, seed)
+        anatomy = Anatomy(model)
+    if spec.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    model.eval()  # no dropout: an attack and its placebo differ in their data only
+    return Subject(spec, model, tokenizer, anatomy, sha256, half)
+
+
+def add_lora(model: Any, anatomy: Anatomy, seed: int) -> Any:
+    """Wrap a model with LoRA adapters on every matrix of its blocks (Hu et al. 2021).
+
+    B starts at zero, so that the adapted model equals the intact one; A is Kaiming-uniform from its own seeded generator.
+    """
+    with quiet_libraries():
+        from peft import LoraConfig, get_peft_model
+
+    modules = sorted({name.removesuffix(".weight") for name in anatomy.parameter_names("blocks")})
+    fan_in_fan_out = anatomy.family == "gpt2"
+    config = LoraConfig(
+        r=LORA_RANK, lora_alpha=LORA_ALPHA, lora_dropout=0.0, target_modules=modules, fan_in_fan_out=fan_in_fan_out
+    )
+    adapted = get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if ".lora_A." in name:
+            nn.init.kaiming_uniform_(parameter.data, a=5**0.5, generator=generator(seed, "lora", name, device=parameter.device))
+    return adapted
+
+
+def _load_adapted(
+    spec: SubjectSpec, folder: Path, base: dict[str, str], seed: int, device: torch.device, train: bool
+) -> Subject:
+    """A subject saved as adapters: load the subject they belong to, then their values."""
+    from safetensors.torch import load_file
+
+    subject = load_subject(replace(spec, name=base["base_subject"], adapter="lora"), seed, device, train)
+    saved = load_file(folder / "adapter_model.safetensors", device=str(device))
+    named = dict(subject.model.named_parameters())
+    with torch.no_grad():
+        for name, value in saved.items():
+            named[name.replace(".lora_A.weight", ".lora_A.default.weight").replace(".lora_B.weight", ".lora_B.default.weight")].copy_(value)
+    return replace(subject, spec=replace(spec, adapter="lora"), sha256=weights_sha256(subject.model))
+
+
+def _loading_failure(spec: SubjectSpec, place: str, offline: bool, error: Exception) -> str:
+    if Path(place).is_dir():
+        return f"Subject '{spec.name}' cannot be loaded from '{place}': {' '.join(str(error).split()) or type(error).__name__}"
+    where = f"the hub at {hub_endpoint()} cannot be reached" if offline else " ".join(str(error).split())[:300]
+    return (
+        f"Subject '{spec.name}' ({place}) is not in the local Hugging Face cache and {where}. "
+        f"Provide it as a folder (--subject FOLDER with config.json, tokenizer and *.safetensors), or set HF_HOME to a cache that has it."
+    )
