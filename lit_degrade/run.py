@@ -16,7 +16,7 @@ import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lit_degrade.callbacks.write_record import WriteRecord
+from lit_degrade.callbacks import WriteRecord
 from lit_degrade.errors import Diverged, UserError
 from lit_degrade.modules import SubjectModule
 from lit_degrade.records.run_record import RunRecord
@@ -60,9 +60,11 @@ class DegradeCLI(LightningCLI):
         self.record = RunRecord(options.results, options.experiment, config)
         if self.record.finished() in ("done", "diverged") and not options.repeat:
             raise AlreadyRecorded(self.record)
+        shown = options.verbosity != "quiet" and sys.stderr.isatty()
         self.record.open()
         try:
             self.model.record = self.record
+            self.model.show_progress = shown
             with self.record.timed("prepare"):
                 self.model.prepare(self.trainer.strategy.root_device)
         except BaseException:
@@ -73,7 +75,7 @@ class DegradeCLI(LightningCLI):
         if mode != "disabled":
             self.trainer.loggers.append(wandb_logger(self.record, mode))
         self.trainer.callbacks.append(WriteRecord(self.record))
-        if options.verbosity != "quiet" and sys.stderr.isatty():
+        if shown:
             self.trainer.callbacks.insert(0, RichProgressBar(leave=True))
 
 

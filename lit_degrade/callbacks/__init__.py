@@ -2,3 +2,10 @@
 
 In: a trainer and its module. Out: entries of the run record. Never: the arithmetic itself.
 """
+
+from lit_degrade.callbacks.log_damage import LogDamage
+from lit_degrade.callbacks.log_spectrum import LogSpectrum
+from lit_degrade.callbacks.register_artifacts import RegisterArtifacts
+from lit_degrade.callbacks.write_record import WriteRecord
+
+__all__ = ["LogDamage", "LogSpectrum", "RegisterArtifacts", "WriteRecord"]

@@ -2,11 +2,17 @@
 
 import lightning.pytorch as pl
 import torch
+from torch import Tensor
 
+from lit_degrade.measures.effective_rank import LayerSpectrum, hidden_spectra
+from lit_degrade.modules.progress import Progress
 from lit_degrade.records.run_record import RunRecord
-from lit_degrade.stimuli.text import TextSource
+from lit_degrade.stimuli.text import TextSource, TokenStream
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import Subject, load_subject
+from lit_degrade.subjects.loading import Subject
+
+RANK_TOKENS = 1024
+"""Tokens whose hidden states make a spectrum: the same number in every run, since effective rank grows with it."""
 
 
 class SubjectModule(pl.LightningModule):
@@ -14,6 +20,8 @@ class SubjectModule(pl.LightningModule):
 
     record: RunRecord
     subject: Subject
+    probe: TokenStream
+    show_progress: bool = False
 
     def __init__(self, subject: SubjectSpec, text: TextSource, seed: int) -> None:
         """Keep what the run is about.
@@ -33,14 +41,33 @@ class SubjectModule(pl.LightningModule):
 
         Raises: UserError for anything in the config that cannot work.
         """
-        self._adopt(load_subject(self.spec, self.seed, device, train=False))
-        self.record.hashes["text"] = self.text.sha256
+        raise NotImplementedError
 
-    def _adopt(self, subject: Subject) -> None:
-        """Make a subject this module's own, so that Lightning sees its parameters."""
+    def logits(self, tokens: Tensor) -> Tensor:
+        """Next-token logits (batch, length, vocabulary) at the subject's precision, in evaluation mode."""
+        training = self.model.training
+        self.model.eval()
+        try:
+            with self.subject.autocast():
+                return self.model(input_ids=tokens.to(self.subject.device), use_cache=False).logits
+        finally:
+            self.model.train(training)
+
+    def hidden_spectra(self) -> list[LayerSpectrum]:
+        """Spectra of the hidden states behind every block, over the first RANK_TOKENS probe tokens."""
+        return hidden_spectra(self.logits, self.subject.anatomy.blocks, self.probe.ids[: RANK_TOKENS // self.text.block])
+
+    def progress(self, description: str, total: int) -> Progress:
+        """Progress bar of a stage."""
+        return Progress(description, total, self.show_progress)
+
+    def adopt(self, subject: Subject) -> None:
+        """Make a subject this module's own, so that Lightning sees its parameters, and cut the probe text for it."""
         self.subject = subject
         self.model = subject.model
+        self.probe = self.text.blocks("probe", subject.tokenizer, self.text.probe_tokens // self.text.block)
         self.record.hashes["subject"] = subject.sha256
+        self.record.hashes["text"] = self.text.sha256
         self.record.add(
             subject=subject.spec.name,
             precision=subject.spec.precision,

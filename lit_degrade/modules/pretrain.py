@@ -124,10 +124,8 @@ class PretrainModule(SubjectModule):
         rung = LADDER[self.spec.name]
         tokenizer = train_tokenizer(self.text.split("train"), self.vocabulary, self.context)
         model = build_model(rung, self.vocabulary, self.context, self.dropout, self.seed).to(device)
-        self._adopt(Subject(self.spec, model, tokenizer, Anatomy(model), weights_sha256(model), None))
-        self.record.hashes["text"] = self.text.sha256
+        self.adopt(Subject(self.spec, model, tokenizer, Anatomy(model), weights_sha256(model), None))
         self.train_ids = self.text.tokens("train", tokenizer).ids
-        self.probe = self.text.blocks("probe", tokenizer, self.text.probe_tokens // self.text.block)
         self.peak_lr = self.lr or rung.lr
 
     def train_dataloader(self) -> DataLoader[Tensor]:
@@ -164,7 +162,7 @@ class PretrainModule(SubjectModule):
     def on_fit_end(self) -> None:
         """Round to half precision, measure what is shipped, and save it with its model card."""
         self.model.half().float().eval()
-        measured = likelihood(lambda ids: self.model(input_ids=ids.to(self.device)).logits, self.probe)
+        measured = likelihood(self.logits, self.probe)
         self.record.add(**measured.facts("post"), steps=self.global_step, tokens_seen=self.global_step * self.batch * self.context)
         self.model.half()
         folder = self.record.partial / paths.SUBJECT

@@ -1,0 +1,263 @@
+"""Directions of low curvature of the training loss, certified, and the signal subspace beside them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lit_degrade.curvature.krylov import Krylov, krylov, orthonormal
+from lit_degrade.curvature.products import HessianProducts, HvpMethod
+from lit_degrade.errors import UserError
+from lit_degrade.subjects.anatomy import Anatomy, Site
+
+EXACT_NULL_TOLERANCE = 1e-10
+"""Eigenvalues of an input Gram matrix below this share of the largest are float32 rounding, not data."""
+
+
+@dataclass(frozen=True)
+class NullSpaceSettings:
+    """How much to spend on the null space."""
+
+    directions: int = 10
+    """orthonormal low-curvature directions"""
+    products: int = 120
+    """Hessian-vector products spent on finding them"""
+    signal: int = 10
+    """eigenvectors of largest |eigenvalue| that span the signal subspace"""
+    random_directions: int = 20
+    """random unit vectors that every certificate is compared with"""
+    target: str = "blocks"
+    """matrices that the space is taken over (`list targets`)"""
+    calibration_blocks: int = 8
+    """blocks of calibration text whose mean loss defines the curvature"""
+    hvp: HvpMethod | Literal["auto"] = "auto"
+    """how products are formed; `auto` is exact, but central_difference at int8, whose kernels have no second derivative"""
+
+    def check(self, n_parameters: int) -> None:
+        """Raise: UserError when the space asked for does not fit the parameters."""
+        if min(self.directions, self.signal, self.random_directions, self.calibration_blocks) < 1:
+            raise UserError(f"null_space directions, signal, random_directions, calibration_blocks: at least 1, not {self}.")
+        if self.directions > n_parameters:
+            raise UserError(f"null_space.directions={self.directions} exceeds the {n_parameters} parameters it is taken over.")
+        if not max(self.directions, self.signal) <= self.products <= n_parameters - self.directions:
+            raise UserError(
+                f"null_space.products={self.products}: expected at least directions={self.directions} and signal={self.signal}, "
+                f"and at most {n_parameters - self.directions} (parameters less directions)."
+            )
+
+
+@dataclass(frozen=True)
+class NullSpace:
+    """Certified low-curvature directions U and signal directions V over chosen parameters (n of them)."""
+
+    directions: Tensor
+    """U, (k, n) orthonormal, flattest first"""
+    signal: Tensor
+    """V, (r, n) orthonormal, most curved first"""
+    lambda_max: float
+    """largest |Ritz value| [nats per squared unit of weight]"""
+    norms: Tensor
+    """‖H u_i‖ by a fresh product, (k,)"""
+    rayleigh: Tensor
+    """u_i' H u_i by a fresh product, (k,)"""
+    random_norms: Tensor
+    """‖H v‖ of random unit vectors"""
+    n_products: int
+    """Hessian-vector products spent in all, certificates included"""
+    exact_null_dims: int
+    """dimensions of known exact nulls that were excluded"""
+
+    def energy(self, vector: Tensor) -> float:
+        """Share of the energy of a vector (n,) inside the null space: ‖Uv‖² / ‖v‖², in [0, 1]; 0 for the zero vector."""
+        return _energy(self.directions, vector)
+
+    def signal_energy(self, vector: Tensor) -> float:
+        """Share of the energy of a vector (n,) inside the signal subspace."""
+        return _energy(self.signal, vector)
+
+    def facts(self) -> dict[str, Any]:
+        """Columns of the summary."""
+        ratios = self.norms / self.lambda_max
+        random_ratio = float(self.random_norms.median()) / self.lambda_max
+        return {
+            "null_directions": len(self.directions),
+            "null_lambda_max": self.lambda_max,
+            "null_ratio_best": float(ratios.min()),
+            "null_ratio_median": float(ratios.median()),
+            "null_ratio_random": random_ratio,
+            "null_best_below_random": random_ratio / float(ratios.min()),
+            "null_median_below_random": random_ratio / float(ratios.median()),
+            "null_products": self.n_products,
+            "null_exact_dims_excluded": self.exact_null_dims,
+        }
+
+    def certificates(self) -> list[dict[str, float]]:
+        """One row per direction: curvature, Rayleigh quotient, and their ratios to |lambda_max| and to random directions."""
+        median = float(self.random_norms.median())
+        return [
+            {
+                "direction": i,
+                "hv_norm": float(norm),
+                "rayleigh": float(rayleigh),
+                "hv_norm_over_lambda_max": float(norm) / self.lambda_max,
+                "rayleigh_over_lambda_max": float(rayleigh) / self.lambda_max,
+                "hv_norm_over_random_median": float(norm) / median,
+                "share_of_random_below": float((self.random_norms < norm).float().mean()),
+            }
+            for i, (norm, rayleigh) in enumerate(zip(self.norms, self.rayleigh, strict=True))
+        ]
+
+
+def _energy(basis: Tensor, vector: Tensor) -> float:
+    total = float(vector.double().square().sum())
+    inside = float((basis @ vector.to(basis)).double().square().sum())
+    return inside / total if total > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class ExactNull:
+    """Directions u ⊗ n of one matrix along which the loss cannot change at all: inputs have no component along n."""
+
+    start: int
+    """offset of the matrix in the flat vector"""
+    site: Site
+    shape: torch.Size
+    transposed: bool
+    """whether the matrix is stored (in, out)"""
+    first_row: int
+    """first row within each head that the null applies to"""
+    head_dim: int
+    """rows of one head"""
+    inputs: Tensor
+    """(in, r) orthonormal"""
+
+    @property
+    def dims(self) -> int:
+        """Number of excluded dimensions."""
+        return self._rows(torch.empty(self.shape, device="meta")).numel() // self.inputs.shape[0] * self.inputs.shape[1]
+
+    def remove_(self, vector: Tensor) -> None:
+        """Project a flat vector (n,) onto the complement of these directions, in place."""
+        matrix = vector[self.start : self.start + self.shape.numel()].view(self.shape)
+        rows = self._rows(matrix)
+        n = self.inputs.to(vector)
+        rows -= (rows @ n) @ n.T
+
+    def _rows(self, matrix: Tensor) -> Tensor:
+        """(..., rows, in) view of the affected rows."""
+        view = self.site.view(matrix)
+        if self.transposed:
+            view = view.movedim(0, -1)
+        if self.first_row == 0:
+            return view
+        heads = view.unflatten(0, (-1, self.head_dim)) if view.dim() == 2 else view
+        return heads[..., self.first_row :, :]
+
+
+def exact_nulls(model: Any, anatomy: Anatomy, parameters: dict[str, Tensor], run_model: Callable[[], Any]) -> list[ExactNull]:
+    """Exact nulls of the block matrices on the batch that `run_model` feeds through the model.
+
+    Two kinds, found from the matrices' inputs x: directions n with n·x = 0 for every token (any row), and, for key rows that
+    no rotation moves, n·x the same for every token, since a vector added to all keys cancels in the softmax. The second kind
+    exists behind a LayerNorm, whose outputs lie in a hyperplane.
+    """
+    grams: dict[str, tuple[Tensor, Tensor]] = {}
+    hooks = []
+    for name in parameters:
+        module = model.get_submodule(name.removesuffix(".weight"))
+
+        def keep(_: Any, args: tuple[Tensor, ...], name: str = name) -> None:
+            x = args[0].detach().flatten(0, -2).double()
+            centred = x - x.mean(0)
+            grams[name] = (x.T @ x, centred.T @ centred)
+
+        hooks.append(module.register_forward_pre_hook(keep))
+    try:
+        with torch.no_grad():
+            run_model()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    found = []
+    start = 0
+    for name, p in parameters.items():
+        for site in (s for s in anatomy.sites if s.parameter == name):
+            gram, centred = grams[name]
+            absent = _gram_null(gram)
+            spaces = [(absent, 0)]
+            if site.component == "attn_k" and anatomy.rotary_dims < anatomy.head_dim:
+                lifted = centred + gram.diagonal().sum() * absent @ absent.T  # so that no direction is counted twice
+                spaces.append((_gram_null(lifted), anatomy.rotary_dims))
+            found += [
+                ExactNull(start, site, p.shape, anatomy.family == "gpt2", first_row, anatomy.head_dim, null)
+                for null, first_row in spaces
+                if null.shape[1]
+            ]
+        start += p.numel()
+    return found
+
+
+def _gram_null(gram: Tensor) -> Tensor:
+    """Orthonormal basis (in, r) of the numerical null space of a Gram matrix (in, in)."""
+    values, vectors = torch.linalg.eigh(gram)
+    return vectors[:, values <= EXACT_NULL_TOLERANCE * values[-1]]
+
+
+def find_null_space(
+    hessian: HessianProducts,
+    settings: NullSpaceSettings,
+    generator: torch.Generator,
+    nulls: list[ExactNull],
+    on_product: Callable[[], None] = lambda: None,
+) -> NullSpace:
+    """Find and certify low-curvature directions.
+
+    One block Krylov space from as many random vectors as directions are asked for; its flattest orthonormal directions are
+    U, its extreme Ritz vectors V. Exact nulls are removed from the start vectors; since H cannot lead back into them, the
+    whole space is free of them.
+
+    Args:
+        hessian: products of the training loss, over n parameters.
+        settings: sizes and budgets.
+        generator: draws start and reference vectors; on the parameters' device or the CPU.
+        nulls: what to exclude.
+        on_product: called after each product.
+    """
+    device = next(iter(hessian.parameters.values())).device
+
+    def random(count: int) -> Tensor:
+        vectors = torch.randn(count, hessian.size, generator=generator, device=generator.device).to(device)
+        for vector in vectors:
+            for null in nulls:
+                null.remove_(vector)
+        return torch.nn.functional.normalize(vectors, dim=1)
+
+    space: Krylov = krylov(hessian, random(settings.directions), settings.products, on_product)
+    directions = space.flattest(settings.directions)
+    for direction in directions:
+        for null in nulls:
+            null.remove_(direction)
+    directions = orthonormal(directions)
+    values, signal, _ = space.extreme(settings.signal)
+    images = []
+    for direction in directions:
+        images.append(hessian(direction))
+        on_product()
+    norms = torch.stack([image.norm() for image in images])
+    rayleigh = torch.stack([direction @ image for direction, image in zip(directions, images, strict=True)])
+    random_norms = []
+    for vector in random(settings.random_directions):
+        random_norms.append(hessian(vector).norm())
+        on_product()
+    return NullSpace(
+        directions,
+        signal,
+        float(values[0].abs()),
+        norms.cpu(),
+        rayleigh.cpu(),
+        torch.stack(random_norms).cpu(),
+        hessian.n_products,
+        sum(null.dims for null in nulls),
+    )

@@ -1,0 +1,92 @@
+"""Hessian-vector products of a loss, exact or by central difference."""
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+HvpMethod = Literal["exact", "central_difference"]
+STEP = 0.1
+"""Length of the central difference along a unit vector: the best of the steps measured on trained float32 models."""
+
+
+def twice_differentiable() -> AbstractContextManager[Any]:
+    """Attention by its plain mathematical kernel: the fused ones have no second derivative."""
+    return sdpa_kernel(SDPBackend.MATH)
+
+
+def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
+    """Concatenate tensors into one float32 vector (n,)."""
+    return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors.values()])
+
+
+def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Views of a vector (n,) in the shapes of `like`."""
+    pieces = vector.split([tensor.numel() for tensor in like.values()])
+    return {name: piece.view(tensor.shape) for piece, (name, tensor) in zip(pieces, like.items(), strict=True)}
+
+
+class HessianProducts:
+    """v -> H v for the Hessian H of a scalar loss over chosen parameters, in float32.
+
+    `exact` is reverse over reverse (Pearlmutter 1994); the graph of the gradient is built once and serves every product, so
+    a further product costs about 2.2 gradients instead of 3.3. `central_difference` is (g(w + hv) - g(w - hv)) / 2h, for
+    kernels without a second derivative; the weights are put back bit for bit.
+    """
+
+    def __init__(
+        self, loss: Callable[[], Tensor], parameters: Mapping[str, Tensor], method: HvpMethod = "exact"
+    ) -> None:
+        """Take the gradient once.
+
+        Args:
+            loss: computes the scalar loss from the parameters' current values.
+            parameters: leaf tensors by name; n is their total number of elements.
+            method: how products are formed.
+        """
+        self.loss = loss
+        self.parameters = dict(parameters)
+        self.method = method
+        self.n_products = 0
+        self.size = sum(p.numel() for p in self.parameters.values())
+        self._graph: tuple[Tensor, ...] = ()
+        if method == "exact":
+            with twice_differentiable():
+                self._graph = torch.autograd.grad(loss(), list(self.parameters.values()), create_graph=True)
+
+    def gradient(self) -> Tensor:
+        """Gradient of the loss, (n,)."""
+        tensors = self._graph or torch.autograd.grad(self.loss(), list(self.parameters.values()))
+        return flatten(dict(zip(self.parameters, tensors, strict=True)))
+
+    def __call__(self, vector: Tensor) -> Tensor:
+        """H v for v of shape (n,); returns (n,)."""
+        self.n_products += 1
+        if self.method == "central_difference":
+            return self._central_difference(vector)
+        direction = unflatten(vector, self.parameters)
+        with twice_differentiable():
+            products = torch.autograd.grad(
+                self._graph, list(self.parameters.values()), list(direction.values()), retain_graph=True
+            )
+        return flatten(dict(zip(self.parameters, products, strict=True)))
+
+    def _central_difference(self, vector: Tensor) -> Tensor:
+        length = vector.norm()
+        direction = unflatten(vector / length, self.parameters)
+        kept = {name: p.detach().clone() for name, p in self.parameters.items()}
+        gradients = []
+        try:
+            for step in (STEP, -STEP):
+                with torch.no_grad():
+                    for name, p in self.parameters.items():
+                        p.copy_(kept[name] + step * direction[name])
+                gradients.append(self.gradient())
+        finally:
+            with torch.no_grad():
+                for name, p in self.parameters.items():
+                    p.copy_(kept[name])
+        return (gradients[0] - gradients[1]) * (length / (2 * STEP))

@@ -1,0 +1,144 @@
+"""Gradient geometry of a subject: its null space, and every stimulus measured against it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_degrade.curvature.null_space import NullSpace, NullSpaceSettings, exact_nulls, find_null_space
+from lit_degrade.curvature.products import HessianProducts, HvpMethod, flatten
+from lit_degrade.errors import UserError
+from lit_degrade.measures.perplexity import token_nll
+from lit_degrade.modules.base import SubjectModule
+from lit_degrade.records import paths
+from lit_degrade.seeds import generator
+from lit_degrade.stimuli.catalog import Stimulus
+from lit_degrade.stimuli.catalyst import (
+    Catalyst,
+    EnergyObjective,
+    LossObjective,
+    allowed_tokens,
+    guided_search,
+    random_swap_search,
+)
+from lit_degrade.stimuli.controls import Noise, StimulusData, gaussian_noise, random_text, random_tokens
+from lit_degrade.stimuli.text import TextSource
+from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.subjects.loading import load_subject
+
+
+@dataclass(frozen=True)
+class StimulusSettings:
+    """Shape and cost of every stimulus: the same for all arms."""
+
+    tokens: int = 64
+    """length of a sequence"""
+    sequences: int = 1
+    """sequences per step; the same ones at every step"""
+    evaluations: int = 600
+    """budget of each search, in evaluations of its objective per sequence"""
+    noise: Noise = "matched"
+    """scale of `gaussian_noise`"""
+
+    def check(self) -> None:
+        """Raise: UserError for sizes that cannot work."""
+        if self.tokens < 2 or self.sequences < 1 or self.evaluations < 1:
+            raise UserError(f"stimuli.tokens must be at least 2, sequences and evaluations at least 1, not {self}.")
+
+
+class StimulusModule(SubjectModule):
+    """A run that needs a subject's null space and the stimuli synthesised from it."""
+
+    null_space: NullSpace
+
+    def __init__(
+        self, subject: SubjectSpec, text: TextSource, seed: int, stimuli: StimulusSettings, null_space: NullSpaceSettings
+    ) -> None:
+        """Keep what is to be measured; modules that build on this one say what the arguments mean."""
+        super().__init__(subject, text, seed)
+        self.stimuli = stimuli
+        self.settings = null_space
+        self.hvp: HvpMethod = (
+            null_space.hvp if null_space.hvp != "auto" else "central_difference" if subject.precision == "int8" else "exact"
+        )
+
+    def prepare(self, device: torch.device) -> None:
+        """Load the subject and its texts; check sizes."""
+        self.spec.refuse_untrainable()
+        self.stimuli.check()
+        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
+        self.adopt(load_subject(self.spec, self.seed, device, train=True))
+        tokenizer = self.subject.tokenizer
+        self.calibration = self.text.blocks("calibration", tokenizer, self.settings.calibration_blocks).ids.to(device)
+        self.attack_stream = self.text.tokens("attack", tokenizer)
+        self.null_parameters = self.subject.parameters(self.settings.target)
+        self.settings.check(sum(p.numel() for p in self.null_parameters.values()))
+        self.record.add(tokens=self.stimuli.tokens, sequences=self.stimuli.sequences, hvp=self.hvp)
+
+    def measure_null_space(self) -> None:
+        """Find, certify and record the null and signal subspaces of the calibration loss."""
+        named = self.null_parameters
+        total = self.settings.products + self.settings.directions + self.settings.random_directions
+        with self.record.timed("null_space"), self.progress("null space", total) as progress:
+            nulls = []
+            if self.spec.adapter == "full":
+                nulls = exact_nulls(self.model, self.subject.anatomy, dict(named), lambda: self.model(input_ids=self.calibration))
+            hessian = HessianProducts(self.calibration_loss, named, self.hvp)
+            self.null_space = find_null_space(hessian, self.settings, generator(self.seed, "null_space"), nulls, progress.advance)
+        self.record.add(**self.null_space.facts())
+        self.record.save_table(paths.DIRECTIONS, self.null_space.certificates())
+
+    def calibration_loss(self) -> Tensor:
+        """Mean negative log-likelihood of the calibration text, in float32 whatever the subject's precision."""
+        return token_nll(self.model(input_ids=self.calibration, use_cache=False).logits, self.calibration).mean()
+
+    def synthesise(self, seed: int) -> tuple[dict[Stimulus, StimulusData], list[dict[str, Any]]]:
+        """Every stimulus for one seed, and a row for each with its share of gradient energy in the null space.
+
+        All are made, whichever one a run uses, so that every record holds the comparison. The last row, `random_swap`, is no
+        stimulus but the baseline that the eigen-prion's search has to beat with the same budget.
+        """
+        subject, settings = self.subject, self.stimuli
+        n, length = settings.sequences, settings.tokens
+        allowed = allowed_tokens(subject)
+        start = random_tokens(allowed, n, length, generator(seed, "random_tokens"))
+        energy, loss = EnergyObjective(subject, self.null_parameters, self.null_space), LossObjective(subject)
+        searches: dict[str, list[Catalyst]] = {}
+        with self.progress("catalysts", 3 * settings.evaluations * n) as progress:
+            for name, search, objective in (
+                ("eigen_prion", guided_search, energy),
+                ("loss_ascent", guided_search, loss),
+                ("random_swap", random_swap_search, energy),
+            ):
+                searches[name] = [
+                    search(objective, row, allowed, settings.evaluations, generator(seed, name, str(i)), progress.advance)
+                    for i, row in enumerate(start.tokens.to(subject.device))
+                ]
+        found = {name: StimulusData(torch.stack([c.tokens for c in catalysts]).cpu()) for name, catalysts in searches.items()}
+        stimuli: dict[Stimulus, StimulusData] = {
+            "eigen_prion": found["eigen_prion"],
+            "loss_ascent": found["loss_ascent"],
+            "random_tokens": start,
+            "gaussian_noise": gaussian_noise(subject, settings.noise, allowed, n, length, generator(seed, "gaussian_noise")),
+            "random_text": random_text(self.attack_stream, n, length, generator(seed, "random_text")),
+        }
+        everything = {**stimuli, "random_swap": found["random_swap"]}
+        return stimuli, [self._row(seed, name, data, searches.get(name, [])) for name, data in everything.items()]
+
+    def _row(self, seed: int, name: str, data: StimulusData, searches: list[Catalyst]) -> dict[str, Any]:
+        loss = data.loss(self.subject)
+        gradient = torch.autograd.grad(loss, list(self.null_parameters.values()))
+        g = flatten(dict(zip(self.null_parameters, gradient, strict=True)))
+        row = {
+            "seed": seed,
+            "stimulus": name,
+            "null_energy": self.null_space.energy(g),
+            "signal_energy": self.null_space.signal_energy(g),
+            "gradient_norm": float(g.norm()),
+            "nats_per_token": float(loss.detach()),
+        }
+        if searches:
+            row["evaluations"] = sum(s.evaluations for s in searches)
+            row["tokens_changed"] = sum(s.changed for s in searches) / len(searches)
+        return row

@@ -1,0 +1,71 @@
+"""What a stimulus is, and the three that need no search."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lit_degrade.errors import UserError
+from lit_degrade.measures.perplexity import token_nll
+from lit_degrade.stimuli.text import TokenStream
+from lit_degrade.subjects.loading import Subject
+
+Noise = Literal["matched", "published"]
+PUBLISHED_NOISE_STD = 0.1
+"""Deviation of the published Gaussian control, whatever the subject's embeddings are."""
+
+
+@dataclass(frozen=True)
+class StimulusData:
+    """What a subject is trained on: the same shape for every arm."""
+
+    tokens: Tensor
+    """(sequences, length) int64: labels, and inputs unless `embeddings` is given"""
+    embeddings: Tensor | None = None
+    """(sequences, length, hidden) float32 inputs of `gaussian_noise`"""
+
+    def loss(self, subject: Subject) -> Tensor:
+        """Mean negative log-likelihood [nats/token]; every arm trains on this and nothing else."""
+        tokens = self.tokens.to(subject.device)
+        if self.embeddings is None:
+            logits = subject.model(input_ids=tokens, use_cache=False).logits
+        else:
+            embeddings = self.embeddings.to(subject.device, subject.embedding.dtype)
+            logits = subject.model(inputs_embeds=embeddings, use_cache=False).logits
+        return token_nll(logits, tokens).mean()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """For the run record."""
+        return {"tokens": self.tokens} | ({} if self.embeddings is None else {"embeddings": self.embeddings})
+
+
+def random_tokens(allowed: Tensor, sequences: int, length: int, generator: torch.Generator) -> StimulusData:
+    """Uniform random tokens of `allowed`."""
+    return StimulusData(allowed[torch.randint(len(allowed), (sequences, length), generator=generator)])
+
+
+def gaussian_noise(
+    subject: Subject, noise: Noise, allowed: Tensor, sequences: int, length: int, generator: torch.Generator
+) -> StimulusData:
+    """Gaussian input embeddings with random labels.
+
+    `matched` has the mean and deviation of the subject's embedding matrix in each dimension; `published` is 0.1 N(0, 1).
+    """
+    labels = random_tokens(allowed, sequences, length, generator).tokens
+    table = subject.embedding.detach().float().cpu()
+    draws = torch.randn(sequences, length, table.shape[1], generator=generator)
+    if noise == "published":
+        return StimulusData(labels, PUBLISHED_NOISE_STD * draws)
+    return StimulusData(labels, table.mean(0) + table.std(0) * draws)
+
+
+def random_text(stream: TokenStream, sequences: int, length: int, generator: torch.Generator) -> StimulusData:
+    """Random windows of real text.
+
+    Raises: UserError when the text is shorter than one window.
+    """
+    if len(stream.ids) < length:
+        raise UserError(f"The attack split has {len(stream.ids)} tokens; a window needs {length}. Use a longer --text.source.")
+    starts = torch.randint(len(stream.ids) - length + 1, (sequences,), generator=generator)
+    return StimulusData(stream.ids[starts[:, None] + torch.arange(length)])
