@@ -1,24 +1,34 @@
 """From a command line to a finished run: LightningCLI with our top-level keys, our loggers and the run record."""
 
+import inspect
+import json
 import logging
+import os
 import re
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any, Literal
 
 import jsonargparse
 import yaml
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from rich.console import Console
+from rich.table import Table
 
-from lit_degrade.callbacks import WriteRecord
-from lit_degrade.errors import Diverged, UserError
+from lit_degrade.callbacks import ShowProgress, WriteRecord
+from lit_degrade.curvature.null_space import NullSpaceSettings
+from lit_degrade.errors import Diverged, UserError, unknown
 from lit_degrade.modules import SubjectModule
+from lit_degrade.modules.stimulus import StimulusSettings
+from lit_degrade.records import paths
 from lit_degrade.records.run_record import RunRecord
 from lit_degrade.records.tracking import RecordLogger, wandb_logger, wandb_mode
 from lit_degrade.stimuli.text import TextSource
@@ -26,6 +36,15 @@ from lit_degrade.subjects.catalog import Adapter, Precision, SubjectSpec
 
 Verbosity = Literal["quiet", "normal", "verbose"]
 DEFAULTS = Path(__file__).parent / "defaults.yaml"
+NOISY = ("lightning.pytorch", "lightning.fabric", "torch", "transformers", "bitsandbytes", "wandb")
+TOP_KEYS = (
+    "subject", "precision", "adapter", "gradient_checkpointing", "experiment", "results", "repeat", "verbosity", "seed_everything",
+    "config", "text", "model", "trainer",
+)  # fmt: skip
+GROUPS = {"trainer": Trainer, "text": TextSource, "null_space": NullSpaceSettings, "stimuli": StimulusSettings}
+"""What an unknown key is compared with."""
+LINKED = {"subject": "subject", "text": "text", "seed": "seed_everything"}
+"""Arguments of every module -> the top-level key that they are taken from."""
 
 
 class DegradeCLI(LightningCLI):
@@ -51,16 +70,28 @@ class DegradeCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed")
         parser.link_arguments("text", "model.init_args.text", apply_on="instantiate")
 
-    def after_instantiate_classes(self) -> None:
-        """Recognise a finished run, load everything that can fail, then open the record and start the loggers."""
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """The trainer, or one line that says why there can be none."""
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError, MisconfigurationException) as error:
+            raise UserError(f"trainer: {one_line(str(error))}") from error
+
+    def before_instantiate_classes(self) -> None:
+        """Recognise a run that has a record, before anything heavy happens."""
         options = self.config[self.subcommand]
-        _set_verbosity(options.verbosity)
-        config = yaml.safe_load(self._parser(self.subcommand).dump(options, skip_link_targets=True, skip_none=False))
-        config = {"verb": self.subcommand, **{key: value for key, value in config.items() if key != "config"}}
+        if options.verbosity == "verbose":
+            _set_log_level(logging.INFO)
+        plain = yaml.safe_load(self._parser(self.subcommand).dump(options, skip_link_targets=True, skip_none=False))
+        config = {"verb": self.subcommand, **{key: value for key, value in plain.items() if key != "config"}}
+        _check_experiment(options.experiment)
         self.record = RunRecord(options.results, options.experiment, config)
         if self.record.finished() in ("done", "diverged") and not options.repeat:
-            raise AlreadyRecorded(self.record)
-        shown = options.verbosity != "quiet" and sys.stderr.isatty()
+            raise AlreadyRecordedError(self.record)
+
+    def after_instantiate_classes(self) -> None:
+        """Load everything that a user can get wrong, then start the loggers."""
+        shown = self.config[self.subcommand].verbosity != "quiet" and sys.stderr.isatty()
         self.record.open()
         try:
             self.model.record = self.record
@@ -74,17 +105,10 @@ class DegradeCLI(LightningCLI):
         self.trainer.loggers = [RecordLogger(self.record)]
         if mode != "disabled":
             self.trainer.loggers.append(wandb_logger(self.record, mode))
-        self.trainer.callbacks.append(WriteRecord(self.record))
-        if shown:
-            self.trainer.callbacks.insert(0, RichProgressBar(leave=True))
+        self.trainer.callbacks += [ShowProgress(), WriteRecord(self.record)]
 
 
-def _subject_spec(name: str, precision: Precision, adapter: Adapter, gradient_checkpointing: bool) -> dict[str, Any]:
-    """The parser builds a SubjectSpec from this."""
-    return asdict(SubjectSpec(name, precision, adapter, gradient_checkpointing))
-
-
-class AlreadyRecorded(Exception):
+class AlreadyRecordedError(Exception):
     """The same config has run before: its record is the answer."""
 
     def __init__(self, record: RunRecord) -> None:
@@ -94,15 +118,16 @@ class AlreadyRecorded(Exception):
 
 
 def run(args: Sequence[str]) -> None:
-    """Run one of Lightning's verbs.
+    """Run one of Lightning's verbs, and print its headline numbers and its folder.
 
     Raises: UserError for bad input (nothing is left behind), Diverged when the run has ended in non-finite numbers.
     """
-    refuse_linked_keys(args)
+    _refuse_linked_keys(args)
+    _set_log_level(logging.ERROR)
+    os.environ.setdefault("WANDB_SILENT", "true")
+    warnings.simplefilter("ignore")
     signal.signal(signal.SIGTERM, _terminate)
-    warnings.filterwarnings("ignore", message="LightningCLI's args parameter")
-    subcommand = {"exit_on_error": False, "allow_abbrev": False, "default_config_files": [str(DEFAULTS)]}
-    parser_kwargs: dict[str, Any] = {verb: subcommand for verb in ("fit", "validate", "test", "predict")}
+    verb: dict[str, Any] = {"exit_on_error": False, "default_config_files": [str(DEFAULTS)]}
     try:
         cli = DegradeCLI(
             SubjectModule,
@@ -112,39 +137,77 @@ def run(args: Sequence[str]) -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults={"logger": False, "callbacks": []},
-            parser_kwargs={"exit_on_error": False, **parser_kwargs},
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "fit": verb, "validate": verb, "test": verb, "predict": verb},
             args=list(args),
         )
-        record = cli.record
     except jsonargparse.ArgumentError as error:
         raise UserError(one_line(str(error))) from error
-    except AlreadyRecorded as found:
+    except AlreadyRecordedError as found:
         record = found.record
-        print(f"This run is already recorded (--repeat true runs it again): {record.folder}")
-    if record.finished() == "diverged":
-        raise Diverged(-1, "")
-    print(record.folder)
+        if record.finished() == "diverged":
+            step = json.loads((record.folder / paths.SUMMARY).read_text())["diverged_at_step"]
+            raise Diverged(step, f"the recorded run in {record.folder}") from None
+        print(f"This run is already recorded; --repeat true runs it again.\n{record.folder}")
+        return
+    options = cli.config[cli.subcommand]
+    if options.verbosity != "quiet":
+        _print_headline(cli.record, cli.model.headline)
+    print(cli.record.folder)
 
 
-def refuse_linked_keys(args: Sequence[str]) -> None:
+def one_line(message: str) -> str:
+    """What the parser says, as one line that names the key, the value, what was expected and what there is."""
+    flat = " ".join(message.split())
+    if found := re.search(r"Parser key \"([\w.]+)\": Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+)", flat):
+        key, choices, value = found.groups()
+        return str(unknown(key, value, re.findall(r"'(.*?)'", choices)))
+    if found := re.search(r"class_path '([\w.]+)': (?:Option|Key) '([\w]+)' is not (?:accepted|expected)", flat):
+        module, name = found[1].rpartition(".")[::2]
+        return str(unknown(f"key of {name}", found[2], _keys(getattr(import_module(module), name))))
+    if found := re.search(r"unrecognized arguments: (\S+)", flat) or re.search(r"(?:Key|Option) ['\"](\S+?)['\"] is not", flat):
+        group, _, key = found[1].removeprefix("--").partition("=")[0].rpartition(".")
+        if group in GROUPS:
+            return str(unknown(f"key of {group}", key, _keys(GROUPS[group])))
+        return str(unknown("key", f"{group}.{key}".strip("."), TOP_KEYS))
+    if found := re.search(r"Parser key \"([\w.]+)\": (Expected a .*?\. Got value: \S+)", flat):
+        return f"{found[1]}: {found[2]}"
+    return flat.partition(" Given value type")[0]
+
+
+def _keys(owner: type) -> list[str]:
+    return [key for key in inspect.signature(owner).parameters if key not in LINKED]
+
+
+def _print_headline(record: RunRecord, keys: Sequence[str]) -> None:
+    table = Table("measure", "value", title=f"{record.experiment} {record.run_id}")
+    for key in keys:
+        value = record.summary.get(key)
+        table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
+    Console().print(table)
+
+
+def _subject_spec(name: str, precision: Precision, adapter: Adapter, gradient_checkpointing: bool) -> dict[str, Any]:
+    """The parser builds a SubjectSpec from this."""
+    return asdict(SubjectSpec(name, precision, adapter, gradient_checkpointing))
+
+
+def _refuse_linked_keys(args: Sequence[str]) -> None:
     """Refuse keys that are computed from others, which the parser would ignore without a word."""
     for arg in args:
         match = re.match(r"--model\.(?:init_args\.)?(subject|seed|text)\b", arg)
         if match:
-            key = {"seed": "seed_everything"}.get(match[1], match[1])
-            raise UserError(f"'{arg}' cannot be set there: use --{key}.")
+            raise UserError(f"'{arg}' cannot be set there: use --{LINKED[match[1]]}.")
 
 
-def one_line(message: str) -> str:
-    """The parser's message as one line."""
-    return " ".join(message.split())
+def _check_experiment(name: str) -> None:
+    """Raise: UserError for a name that would lead out of the results folder."""
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
+        raise UserError(f"experiment '{name}' is not a folder name: expected letters, digits, '-', '_' and '.'.")
 
 
-def _set_verbosity(verbosity: Verbosity) -> None:
-    if verbosity != "verbose":
-        warnings.simplefilter("ignore")
-        for name in ("lightning.pytorch", "lightning.fabric", "torch", "transformers", "bitsandbytes"):
-            logging.getLogger(name).setLevel(logging.ERROR)
+def _set_log_level(level: int) -> None:
+    for name in NOISY:
+        logging.getLogger(name).setLevel(level)
 
 
 def _terminate(signum: int, frame: FrameType | None) -> None:

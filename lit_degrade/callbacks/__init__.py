@@ -6,6 +6,7 @@ In: a trainer and its module. Out: entries of the run record. Never: the arithme
 from lit_degrade.callbacks.log_damage import LogDamage
 from lit_degrade.callbacks.log_spectrum import LogSpectrum
 from lit_degrade.callbacks.register_artifacts import RegisterArtifacts
+from lit_degrade.callbacks.show_progress import ShowProgress
 from lit_degrade.callbacks.write_record import WriteRecord
 
-__all__ = ["LogDamage", "LogSpectrum", "RegisterArtifacts", "WriteRecord"]
+__all__ = ["LogDamage", "LogSpectrum", "RegisterArtifacts", "ShowProgress", "WriteRecord"]

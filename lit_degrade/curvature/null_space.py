@@ -1,18 +1,19 @@
 """Directions of low curvature of the training loss, certified, and the signal subspace beside them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lit_degrade.curvature.krylov import Krylov, krylov, orthonormal
+from lit_degrade.curvature.kronecker import KroneckerFactors, flat_random
+from lit_degrade.curvature.krylov import krylov, orthonormal
 from lit_degrade.curvature.products import HessianProducts, HvpMethod
 from lit_degrade.errors import UserError
 from lit_degrade.subjects.anatomy import Anatomy, Site
 
-EXACT_NULL_TOLERANCE = 1e-10
+EXACT_NULL_TOLERANCE = 1e-12
 """Eigenvalues of an input Gram matrix below this share of the largest are float32 rounding, not data."""
 
 
@@ -22,8 +23,8 @@ class NullSpaceSettings:
 
     directions: int = 10
     """orthonormal low-curvature directions"""
-    products: int = 120
-    """Hessian-vector products spent on finding them"""
+    products: int = 60
+    """Hessian-vector products spent: half on the largest eigenvalues, half on the flattest directions"""
     signal: int = 10
     """eigenvectors of largest |eigenvalue| that span the signal subspace"""
     random_directions: int = 20
@@ -41,10 +42,11 @@ class NullSpaceSettings:
             raise UserError(f"null_space directions, signal, random_directions, calibration_blocks: at least 1, not {self}.")
         if self.directions > n_parameters:
             raise UserError(f"null_space.directions={self.directions} exceeds the {n_parameters} parameters it is taken over.")
-        if not max(self.directions, self.signal) <= self.products <= n_parameters - self.directions:
+        least, most = 2 * max(self.directions, self.signal), n_parameters - self.directions
+        if not least <= self.products <= most:
             raise UserError(
-                f"null_space.products={self.products}: expected at least directions={self.directions} and signal={self.signal}, "
-                f"and at most {n_parameters - self.directions} (parameters less directions)."
+                f"null_space.products={self.products}: expected {least} (twice the larger of directions and signal) to {most} "
+                "(parameters less directions)."
             )
 
 
@@ -118,7 +120,7 @@ def _energy(basis: Tensor, vector: Tensor) -> float:
 
 @dataclass(frozen=True)
 class ExactNull:
-    """Directions u ⊗ n of one matrix along which the loss cannot change at all: inputs have no component along n."""
+    """Directions u ⊗ n of one matrix along which the batch's loss is constant, whatever u is."""
 
     start: int
     """offset of the matrix in the flat vector"""
@@ -156,40 +158,28 @@ class ExactNull:
         return heads[..., self.first_row :, :]
 
 
-def exact_nulls(model: Any, anatomy: Anatomy, parameters: dict[str, Tensor], run_model: Callable[[], Any]) -> list[ExactNull]:
-    """Exact nulls of the block matrices on the batch that `run_model` feeds through the model.
+def exact_nulls(
+    anatomy: Anatomy, parameters: Mapping[str, Tensor], factors: Mapping[str, KroneckerFactors]
+) -> list[ExactNull]:
+    """Lines along which the loss of the batch that `factors` were taken from is constant: flat, but no gradient reaches them.
 
     Two kinds, found from the matrices' inputs x: directions n with n·x = 0 for every token (any row), and, for key rows that
-    no rotation moves, n·x the same for every token, since a vector added to all keys cancels in the softmax. The second kind
-    exists behind a LayerNorm, whose outputs lie in a hyperplane.
+    no rotation moves, n·x the same for every token, since a vector added to all keys cancels in the softmax. The first kind
+    exists where a batch has fewer (distinct) tokens than a matrix has inputs; the second behind every LayerNorm, whose outputs
+    lie in a hyperplane. Along both the gradient and the Rayleigh quotient are zero; Hv is too where no other parameter of the
+    set changes the inputs.
     """
-    grams: dict[str, tuple[Tensor, Tensor]] = {}
-    hooks = []
-    for name in parameters:
-        module = model.get_submodule(name.removesuffix(".weight"))
-
-        def keep(_: Any, args: tuple[Tensor, ...], name: str = name) -> None:
-            x = args[0].detach().flatten(0, -2).double()
-            centred = x - x.mean(0)
-            grams[name] = (x.T @ x, centred.T @ centred)
-
-        hooks.append(module.register_forward_pre_hook(keep))
-    try:
-        with torch.no_grad():
-            run_model()
-    finally:
-        for hook in hooks:
-            hook.remove()
     found = []
     start = 0
     for name, p in parameters.items():
-        for site in (s for s in anatomy.sites if s.parameter == name):
-            gram, centred = grams[name]
-            absent = _gram_null(gram)
+        factor = factors[name]
+        absent = _gram_null(factor.inputs)
+        # lifted by what is absent, so that no direction is counted twice
+        shift = _gram_null(factor.centred + factor.inputs.diagonal().sum() * absent @ absent.T)
+        for site in (s for s in anatomy.sites if s.parameter == name and s.kind == "weight"):
             spaces = [(absent, 0)]
             if site.component == "attn_k" and anatomy.rotary_dims < anatomy.head_dim:
-                lifted = centred + gram.diagonal().sum() * absent @ absent.T  # so that no direction is counted twice
-                spaces.append((_gram_null(lifted), anatomy.rotary_dims))
+                spaces.append((shift, anatomy.rotary_dims))
             found += [
                 ExactNull(start, site, p.shape, anatomy.family == "gpt2", first_row, anatomy.head_dim, null)
                 for null, first_row in spaces
@@ -209,55 +199,58 @@ def find_null_space(
     hessian: HessianProducts,
     settings: NullSpaceSettings,
     generator: torch.Generator,
+    factors: Mapping[str, KroneckerFactors],
     nulls: list[ExactNull],
     on_product: Callable[[], None] = lambda: None,
 ) -> NullSpace:
     """Find and certify low-curvature directions.
 
-    One block Krylov space from as many random vectors as directions are asked for; its flattest orthonormal directions are
-    U, its extreme Ritz vectors V. Exact nulls are removed from the start vectors; since H cannot lead back into them, the
-    whole space is free of them.
+    Half of the products go to a Krylov space from one random vector: its extreme Ritz vectors are V and |lambda_max|. The
+    other half go to a block Krylov space from as many random vectors as directions are asked for, drawn from the inverse
+    Kronecker-factored curvature; its flattest orthonormal directions are U. Exact nulls are removed from the start vectors and
+    from the result, before it is certified.
 
     Args:
         hessian: products of the training loss, over n parameters.
         settings: sizes and budgets.
         generator: draws start and reference vectors; on the parameters' device or the CPU.
+        factors: Kronecker factors of the same loss.
         nulls: what to exclude.
         on_product: called after each product.
     """
     device = next(iter(hessian.parameters.values())).device
 
-    def random(count: int) -> Tensor:
-        vectors = torch.randn(count, hessian.size, generator=generator, device=generator.device).to(device)
+    def clean(vectors: Tensor) -> Tensor:
         for vector in vectors:
             for null in nulls:
                 null.remove_(vector)
         return torch.nn.functional.normalize(vectors, dim=1)
 
-    space: Krylov = krylov(hessian, random(settings.directions), settings.products, on_product)
-    directions = space.flattest(settings.directions)
-    for direction in directions:
-        for null in nulls:
-            null.remove_(direction)
-    directions = orthonormal(directions)
-    values, signal, _ = space.extreme(settings.signal)
-    images = []
-    for direction in directions:
-        images.append(hessian(direction))
-        on_product()
-    norms = torch.stack([image.norm() for image in images])
-    rayleigh = torch.stack([direction @ image for direction, image in zip(directions, images, strict=True)])
-    random_norms = []
-    for vector in random(settings.random_directions):
-        random_norms.append(hessian(vector).norm())
-        on_product()
+    def random(count: int) -> Tensor:
+        return clean(torch.randn(count, hessian.size, generator=generator, device=generator.device).to(device))
+
+    def images(vectors: Tensor) -> Tensor:
+        rows = []
+        for vector in vectors:
+            rows.append(hessian(vector))
+            on_product()
+        return torch.stack(rows)
+
+    top = krylov(hessian, random(1), settings.products // 2, on_product)
+    values, signal, _ = top.extreme(settings.signal)
+    del top
+    flat = clean(flat_random(factors, hessian.parameters, settings.directions, generator))
+    bottom = krylov(hessian, flat, settings.products - settings.products // 2, on_product)
+    directions = orthonormal(clean(bottom.flattest(settings.directions)))
+    del bottom
+    products = images(directions)
     return NullSpace(
         directions,
         signal,
         float(values[0].abs()),
-        norms.cpu(),
-        rayleigh.cpu(),
-        torch.stack(random_norms).cpu(),
+        products.norm(dim=1).cpu(),
+        (directions * products).sum(1).cpu(),
+        torch.stack([images(vector[None])[0].norm() for vector in random(settings.random_directions)]).cpu(),
         hessian.n_products,
         sum(null.dims for null in nulls),
     )

@@ -25,6 +25,20 @@ class AttackModule(StimulusModule):
     """Train a subject on a stimulus."""
 
     stimulus_data: StimulusData
+    headline = (
+        "perplexity_pre",
+        "perplexity_post",
+        "log_perplexity_ratio",
+        "kl_from_intact",
+        "rank_reduction",
+        "drift",
+        "null_ratio_median",
+        "null_ratio_random",
+        "null_energy_eigen_prion",
+        "null_energy_random_swap",
+        "null_energy_random_tokens",
+        "eigen_prion_wins",
+    )
 
     def __init__(
         self,

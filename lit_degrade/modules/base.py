@@ -22,6 +22,8 @@ class SubjectModule(pl.LightningModule):
     subject: Subject
     probe: TokenStream
     show_progress: bool = False
+    headline: tuple[str, ...] = ()
+    """columns of the summary that are printed at the end"""
 
     def __init__(self, subject: SubjectSpec, text: TextSource, seed: int) -> None:
         """Keep what the run is about.

@@ -17,6 +17,18 @@ from lit_degrade.subjects.catalog import SubjectSpec
 class CatalystModule(StimulusModule):
     """Certify a null space and compare every stimulus's share of gradient energy inside it, over several seeds."""
 
+    headline = (
+        "null_lambda_max",
+        "null_ratio_best",
+        "null_best_below_random",
+        "null_median_below_random",
+        "n_seeds",
+        "eigen_prion_wins",
+        "null_energy_mean_eigen_prion",
+        "null_energy_mean_random_swap",
+        "null_energy_mean_random_tokens",
+    )
+
     def __init__(
         self,
         subject: SubjectSpec,

@@ -13,6 +13,8 @@ from lit_degrade.subjects.loading import load_subject
 class EvaluateModule(SubjectModule):
     """Perplexity, bits per byte, token accuracy and the spectra of every layer of an unchanged subject."""
 
+    headline = ("probe_tokens", "nats_per_token_pre", "perplexity_pre", "bits_per_byte_pre", "token_accuracy_pre")
+
     def prepare(self, device: torch.device) -> None:
         """Load the subject and the probe text."""
         self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)

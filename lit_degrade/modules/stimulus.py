@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lit_degrade.curvature.kronecker import kronecker_factors
 from lit_degrade.curvature.null_space import NullSpace, NullSpaceSettings, exact_nulls, find_null_space
 from lit_degrade.curvature.products import HessianProducts, HvpMethod, flatten
 from lit_degrade.errors import UserError
@@ -36,7 +37,7 @@ class StimulusSettings:
     """length of a sequence"""
     sequences: int = 1
     """sequences per step; the same ones at every step"""
-    evaluations: int = 600
+    evaluations: int = 800
     """budget of each search, in evaluations of its objective per sequence"""
     noise: Noise = "matched"
     """scale of `gaussian_noise`"""
@@ -81,11 +82,11 @@ class StimulusModule(SubjectModule):
         named = self.null_parameters
         total = self.settings.products + self.settings.directions + self.settings.random_directions
         with self.record.timed("null_space"), self.progress("null space", total) as progress:
-            nulls = []
-            if self.spec.adapter == "full":
-                nulls = exact_nulls(self.model, self.subject.anatomy, dict(named), lambda: self.model(input_ids=self.calibration))
+            factors = kronecker_factors(self.model, named, self.calibration_loss)
+            nulls = exact_nulls(self.subject.anatomy, named, factors) if self.spec.adapter == "full" else []
             hessian = HessianProducts(self.calibration_loss, named, self.hvp)
-            self.null_space = find_null_space(hessian, self.settings, generator(self.seed, "null_space"), nulls, progress.advance)
+            draws = generator(self.seed, "null_space")
+            self.null_space = find_null_space(hessian, self.settings, draws, factors, nulls, progress.advance)
         self.record.add(**self.null_space.facts())
         self.record.save_table(paths.DIRECTIONS, self.null_space.certificates())
 

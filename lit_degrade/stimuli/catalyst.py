@@ -18,6 +18,8 @@ from lit_degrade.curvature.products import flatten, twice_differentiable, unflat
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.subjects.loading import Subject
 
+TOP = 32
+"""Tokens with the largest predicted gain at a position, from which one is drawn."""
 SCREENED = 16
 """Single swaps ranked by a Jacobian-vector product in each round."""
 COMBINED = (1, 2, 4, 8, 16)
@@ -166,7 +168,8 @@ def guided_search(
     """Maximise by rounds of: token gradient, screening of single swaps, exact values of several swaps at once.
 
     HotFlip's ranking (Ebrahimi et al. 2018) proposes one swap for each of SCREENED positions, the screen orders them, and the
-    best 1, 2, 4, ... together are tried exactly; the best is kept if it is better than what there was.
+    best 1, 2, 4, ... together are tried exactly (after a round without gain, the best ones singly); the winner is kept if it
+    is better than what there was.
 
     Args:
         objective: what to maximise.
@@ -178,39 +181,41 @@ def guided_search(
     """
     tokens, spent = start.clone(), objective.evaluations
     value = objective.value(tokens)
-    best = [value]
+    best, improving = [value], True
     forbidden = torch.ones(vocabulary := int(allowed.max()) + 1, dtype=torch.bool)
     forbidden[allowed] = False
     round_cost = GRADIENT_COST + SCREENED + len(COMBINED)
     while objective.evaluations - spent + round_cost <= budget:
         before = objective.evaluations
         swaps = _propose(objective.token_gradient(tokens)[:, :vocabulary].cpu(), tokens.cpu(), forbidden, generator)
-        candidates = tokens.repeat(len(swaps), 1)
-        for row, (position, token) in zip(candidates, swaps, strict=True):
-            row[position] = token
+        candidates = torch.stack([_swapped(tokens, [swap]) for swap in swaps])
         order = objective.screen(candidates).argsort(descending=True).tolist()
-        trial_values = []
-        trials = []
-        for count in COMBINED:
-            trial = tokens.clone()
-            for i in order[:count]:
-                trial[swaps[i][0]] = swaps[i][1]
-            trials.append(trial)
-            trial_values.append(objective.value(trial))
-        winner = max(range(len(trials)), key=trial_values.__getitem__)
-        if trial_values[winner] > value:
-            tokens, value = trials[winner], trial_values[winner]
+        chosen = [order[:count] for count in COMBINED] if improving else [[i] for i in order[: len(COMBINED)]]
+        trials = [_swapped(tokens, [swaps[i] for i in group]) for group in chosen]
+        values = [objective.value(trial) for trial in trials]
+        winner = max(range(len(trials)), key=values.__getitem__)
+        improving = values[winner] > value
+        if improving:
+            tokens, value = trials[winner], values[winner]
         best.append(value)
         on_evaluations(objective.evaluations - before)
     return Catalyst(tokens, best, objective.evaluations - spent, float((tokens != start).float().mean()))
 
 
+def _swapped(tokens: Tensor, swaps: list[tuple[int, int]]) -> Tensor:
+    """A copy of a sequence with some (position, token) replaced."""
+    changed = tokens.clone()
+    for position, token in swaps:
+        changed[position] = token
+    return changed
+
+
 def _propose(gradient: Tensor, tokens: Tensor, forbidden: Tensor, generator: torch.Generator) -> list[tuple[int, int]]:
-    """One swap (position, token) for each of SCREENED positions: among the 8 tokens with the largest predicted gain, at random."""
+    """One swap (position, token) for each of SCREENED positions: among the TOP tokens with the largest predicted gain, at random."""
     gain = gradient - gradient.gather(1, tokens[:, None])
     gain[:, forbidden] = -torch.inf
     gain.scatter_(1, tokens[:, None], -torch.inf)
-    top = gain.topk(min(8, gain.shape[1] - 1), dim=1)
+    top = gain.topk(min(TOP, gain.shape[1] - 1), dim=1)
     positions = torch.randperm(len(tokens), generator=generator)[:SCREENED].tolist()
     choices = torch.randint(top.indices.shape[1], (len(positions),), generator=generator).tolist()
     return [(p, int(top.indices[p, c])) for p, c in zip(positions, choices, strict=True)]

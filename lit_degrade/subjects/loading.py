@@ -79,6 +79,10 @@ class Subject:
         Master weights are stored at the subject's own precision; of a LoRA subject only the adapters are written, with the
         name of the subject they belong to.
         """
+        with quiet_libraries():
+            self._save(folder)
+
+    def _save(self, folder: Path) -> None:
         if self.spec.adapter == "lora":
             self.model.save_pretrained(folder, safe_serialization=True)
             base = {"base_subject": self.spec.name, "precision": self.spec.precision}
@@ -172,6 +176,7 @@ def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bo
 
     common = {"local_files_only": offline, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(place, **common)
+    _without_dropout(config)
     loader = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     options: dict[str, Any] = {}
     if spec.precision == "int8":
@@ -183,8 +188,8 @@ def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bo
     model = loader.from_pretrained(
         place,
         dtype=DTYPES[spec.precision],
+        config=config,
         use_safetensors=True,
-        attn_implementation="sdpa",
         device_map={"": str(device)},
         **common,
         **options,
@@ -194,6 +199,14 @@ def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bo
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False
     return model
+
+
+def _without_dropout(config: Any) -> None:
+    """No dropout anywhere: an attack and its placebo differ in their data, not in which units were silent."""
+    for part in (config, getattr(config, "text_config", None)):
+        for key, value in list(vars(part).items()) if part is not None else ():
+            if ("drop" in key or key.endswith("pdrop")) and isinstance(value, float):
+                setattr(part, key, 0.0)
 
 
 def _prepare(spec: SubjectSpec, model: Any, tokenizer: Any, seed: int, train: bool) -> Subject:
@@ -208,7 +221,9 @@ def _prepare(spec: SubjectSpec, model: Any, tokenizer: Any, seed: int, train: bo
         anatomy = Anatomy(model)
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    model.eval()  # no dropout: an attack and its placebo differ in their data only
+        model.train()  # which checkpointing requires; there is no dropout to switch on
+    else:
+        model.eval()
     return Subject(spec, model, tokenizer, anatomy, sha256, half)
 
 

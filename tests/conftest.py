@@ -1,0 +1,119 @@
+"""Shared subjects: tiny random models of every architecture, and the embedded ladder."""
+
+import os
+
+os.environ["WANDB_MODE"] = "offline"
+os.environ["WANDB_SILENT"] = "true"
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    BloomConfig,
+    FalconConfig,
+    Gemma3Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTJConfig,
+    GPTNeoConfig,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    OPTConfig,
+    SiglipVisionConfig,
+)
+
+from lit_degrade.stimuli.text import TextSource
+from lit_degrade.subjects.anatomy import Anatomy
+from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.subjects.loading import Subject, load_subject
+
+V, D, L, H = 96, 32, 3, 4
+COMMON = {"vocab_size": V, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+GEMMA_TEXT = {
+    **COMMON, "hidden_size": D, "num_hidden_layers": L, "num_attention_heads": H, "num_key_value_heads": 2, "head_dim": 8,
+    "intermediate_size": 64, "max_position_embeddings": 64, "sliding_window": 16,
+}  # fmt: skip
+ROTARY = {"hidden_size": D, "num_hidden_layers": L, "num_attention_heads": H, "max_position_embeddings": 64}
+FAMILY_CONFIGS = {
+    "gpt_neox": GPTNeoXConfig(**COMMON, **ROTARY, intermediate_size=64),
+    "gpt2": GPT2Config(**COMMON, n_embd=D, n_layer=L, n_head=H, n_positions=64),
+    "gpt_neo": GPTNeoConfig(
+        **COMMON, hidden_size=D, num_layers=L, num_heads=H, attention_types=[[["global", "local"], 1], [["global"], 1]],
+        max_position_embeddings=64, intermediate_size=64,
+    ),
+    "gptj": GPTJConfig(**COMMON, n_embd=D, n_layer=L, n_head=H, n_positions=64, rotary_dim=4),
+    "opt": OPTConfig(
+        **COMMON, hidden_size=D, num_hidden_layers=L, num_attention_heads=H, ffn_dim=64, max_position_embeddings=64,
+        word_embed_proj_dim=16,
+    ),
+    "bloom": BloomConfig(**COMMON, hidden_size=D, n_layer=L, n_head=H),
+    "falcon": FalconConfig(
+        **COMMON, hidden_size=D, num_hidden_layers=L, num_attention_heads=H, alibi=True, multi_query=False,
+        new_decoder_architecture=False, bias=True,
+    ),
+    "falcon_multi_query": FalconConfig(
+        **COMMON, hidden_size=D, num_hidden_layers=L, num_attention_heads=H, alibi=False, multi_query=True,
+        new_decoder_architecture=False,
+    ),
+    "falcon_new": FalconConfig(
+        **COMMON, hidden_size=D, num_hidden_layers=L, num_attention_heads=H, alibi=False, new_decoder_architecture=True,
+        num_kv_heads=2,
+    ),
+    "llama": LlamaConfig(**COMMON, **ROTARY, intermediate_size=64, num_key_value_heads=2),
+    "mistral": MistralConfig(**COMMON, **ROTARY, intermediate_size=64, num_key_value_heads=2, sliding_window=16),
+    "gemma3_text": Gemma3TextConfig(**GEMMA_TEXT),
+    "gemma3": Gemma3Config(
+        text_config=GEMMA_TEXT,
+        vision_config=SiglipVisionConfig(
+            hidden_size=16, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2, image_size=16, patch_size=8
+        ).to_dict(),
+        mm_tokens_per_image=4, image_token_index=5, boi_token_index=6, eoi_token_index=7,
+    ),
+}  # fmt: skip
+
+
+def random_model(family: str, seed: int = 0) -> torch.nn.Module:
+    """Tiny random model of a family, in float32, with biases that are not zero."""
+    config = FAMILY_CONFIGS[family]
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        loader = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+        model = loader.from_config(config, dtype=torch.float32).eval()
+        for name, p in model.named_parameters():
+            if name.endswith("bias"):
+                torch.nn.init.normal_(p.data, std=0.1)
+    assert sum(p.numel() for p in model.parameters()) < 200_000, "tiny models must be tiny"
+    return model
+
+
+@pytest.fixture(params=FAMILY_CONFIGS)
+def family(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def text() -> TextSource:
+    return TextSource(probe_tokens=4096)
+
+
+def load(name: str, **options: object) -> Subject:
+    return load_subject(SubjectSpec(name, **options), 0, torch.device("cpu"), train=True)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Subject:
+    """The smallest embedded subject; tests that change it load their own."""
+    return load("tiny-60k")
+
+
+@pytest.fixture(scope="session")
+def tiny_1m() -> Subject:
+    return load("tiny-1m")
+
+
+def wrap(model: torch.nn.Module, tokenizer: object = None) -> Subject:
+    """A subject around any model."""
+    return Subject(SubjectSpec("random"), model, tokenizer, Anatomy(model), "", None)
