@@ -1,6 +1,6 @@
 """The `list` verb: every catalogue, without importing anything heavy."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lit_degrade.errors import UserError, unknown
@@ -22,16 +22,18 @@ def _targets() -> dict[str, str]:
 
 def _configs() -> dict[str, str]:
     """First comment line of each config below the working directory."""
-    return {str(path): path.read_text().partition("\n")[0].removeprefix("# ") for path in sorted(Path().glob("configs/**/*.yaml"))}
+    return {
+        str(path): path.read_text().partition("\n")[0].removeprefix("# ") for path in sorted(Path().glob("configs/**/*.yaml"))
+    }
 
 
-KINDS = {
+KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "subjects": _subjects,
-    "stimuli": lambda: STIMULI,
+    "stimuli": lambda: dict(STIMULI),
     "targets": _targets,
-    "optimizers": lambda: OPTIMIZERS,
-    "precisions": lambda: PRECISIONS,
-    "adapters": lambda: ADAPTERS,
+    "optimizers": lambda: dict(OPTIMIZERS),
+    "precisions": lambda: dict(PRECISIONS),
+    "adapters": lambda: dict(ADAPTERS),
     "configs": _configs,
 }
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
 from types import FrameType
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jsonargparse
 import yaml
@@ -38,8 +38,8 @@ Verbosity = Literal["quiet", "normal", "verbose"]
 DEFAULTS = Path(__file__).parent / "defaults.yaml"
 NOISY = ("lightning.pytorch", "lightning.fabric", "torch", "transformers", "bitsandbytes", "wandb")
 TOP_KEYS = (
-    "subject", "precision", "adapter", "gradient_checkpointing", "experiment", "results", "repeat", "verbosity", "seed_everything",
-    "config", "text", "model", "trainer",
+    "subject", "precision", "adapter", "gradient_checkpointing", "experiment", "results", "repeat", "verbosity",
+    "seed_everything", "config", "text", "model", "trainer",
 )  # fmt: skip
 GROUPS = {"trainer": Trainer, "text": TextSource, "null_space": NullSpaceSettings, "stimuli": StimulusSettings}
 """What an unknown key is compared with."""
@@ -52,6 +52,13 @@ class DegradeCLI(LightningCLI):
 
     record: RunRecord
     model: SubjectModule
+    given: Sequence[str]
+    """the command line"""
+
+    def __init__(self, args: Sequence[str], **options: Any) -> None:
+        """Parse `args` and run them."""
+        self.given = args
+        super().__init__(SubjectModule, args=list(args), **options)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys that mean the same on every verb."""
@@ -83,9 +90,10 @@ class DegradeCLI(LightningCLI):
         if options.verbosity == "verbose":
             _set_log_level(logging.INFO)
         plain = yaml.safe_load(self._parser(self.subcommand).dump(options, skip_link_targets=True, skip_none=False))
-        config = {"verb": self.subcommand, **{key: value for key, value in plain.items() if key != "config"}}
+        config = {key: value for key, value in plain.items() if key != "config"}
+        _refuse_abbreviations(self.given, config["model"])
         _check_experiment(options.experiment)
-        self.record = RunRecord(options.results, options.experiment, config)
+        self.record = RunRecord(str(self.subcommand), config)
         if self.record.finished() in ("done", "diverged") and not options.repeat:
             raise AlreadyRecordedError(self.record)
 
@@ -105,7 +113,7 @@ class DegradeCLI(LightningCLI):
         self.trainer.loggers = [RecordLogger(self.record)]
         if mode != "disabled":
             self.trainer.loggers.append(wandb_logger(self.record, mode))
-        self.trainer.callbacks += [ShowProgress(), WriteRecord(self.record)]
+        cast(Any, self.trainer).callbacks += [ShowProgress(), WriteRecord(self.record)]
 
 
 class AlreadyRecordedError(Exception):
@@ -130,15 +138,21 @@ def run(args: Sequence[str]) -> None:
     verb: dict[str, Any] = {"exit_on_error": False, "default_config_files": [str(DEFAULTS)]}
     try:
         cli = DegradeCLI(
-            SubjectModule,
+            args,
             subclass_mode_model=True,
             save_config_callback=None,
             seed_everything_default=42,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             trainer_defaults={"logger": False, "callbacks": []},
-            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "fit": verb, "validate": verb, "test": verb, "predict": verb},
-            args=list(args),
+            parser_kwargs={
+                "exit_on_error": False,
+                "allow_abbrev": False,
+                "fit": verb,
+                "validate": verb,
+                "test": verb,
+                "predict": verb,
+            },
         )
     except jsonargparse.ArgumentError as error:
         raise UserError(one_line(str(error))) from error
@@ -197,6 +211,17 @@ def _refuse_linked_keys(args: Sequence[str]) -> None:
         match = re.match(r"--model\.(?:init_args\.)?(subject|seed|text)\b", arg)
         if match:
             raise UserError(f"'{arg}' cannot be set there: use --{LINKED[match[1]]}.")
+
+
+def _refuse_abbreviations(args: Sequence[str], model: dict[str, Any]) -> None:
+    """Refuse shortened keys of the model, which the parser completes without a word."""
+    for arg in args:
+        if arg.startswith("--model."):
+            here = model["init_args"]
+            for key in arg.partition("=")[0].removeprefix("--model.").removeprefix("init_args.").split("."):
+                if isinstance(here, dict) and key not in here and key != "class_path":
+                    raise unknown(f"key in {arg}", key, here)
+                here = here[key] if isinstance(here, dict) else None
 
 
 def _check_experiment(name: str) -> None:

@@ -84,7 +84,9 @@ def test_zeroing_one_third_of_a_fused_matrix_zeroes_that_activation_only(family:
 
 
 def test_layer_one_is_not_layer_ten_and_something() -> None:
-    config = FAMILY_CONFIGS["gpt_neox"].__class__(vocab_size=32, hidden_size=8, num_hidden_layers=12, num_attention_heads=1, intermediate_size=8)
+    config = FAMILY_CONFIGS["gpt_neox"].__class__(
+        vocab_size=32, hidden_size=8, num_hidden_layers=12, num_attention_heads=1, intermediate_size=8
+    )
     from transformers import AutoModelForCausalLM
 
     anatomy = Anatomy(AutoModelForCausalLM.from_config(config))

@@ -67,7 +67,9 @@ def test_token_gradient_is_the_derivative_of_the_share(tiny: Subject) -> None:
     parameters = tiny.parameters("blocks")
 
     def share(one_hot: Tensor) -> float:
-        g = flatten(dict(zip(parameters, torch.autograd.grad(soft_loss(tiny, one_hot), list(parameters.values())), strict=True)))
+        g = flatten(
+            dict(zip(parameters, torch.autograd.grad(soft_loss(tiny, one_hot), list(parameters.values())), strict=True))
+        )
         return objective.null_space.energy(g)
 
     one_hot = torch.nn.functional.one_hot(tokens, tiny.embedding.shape[0]).float()

@@ -49,7 +49,9 @@ def test_agrees_with_float64_finite_differences_on_a_trained_subject(tiny: Subje
     named = {name: dict(exact.named_parameters())[name] for name in parameters}
 
     def gradient(step: float) -> torch.Tensor:
-        moved = {n: p.detach() + step * d for (n, p), d in zip(named.items(), unflatten(v.double(), named).values(), strict=True)}
+        moved = {
+            n: p.detach() + step * d for (n, p), d in zip(named.items(), unflatten(v.double(), named).values(), strict=True)
+        }
         leaves = {n: p.requires_grad_() for n, p in moved.items()}
         logits = torch.func.functional_call(exact, leaves, (), {"input_ids": tokens}).logits
         nll = -torch.log_softmax(logits, -1)[:, :-1].gather(2, tokens[:, 1:, None]).mean()

@@ -13,17 +13,18 @@ from lit_degrade.errors import UserError
 from lit_degrade.records import paths
 from lit_degrade.records.run_record import RunRecord, run_id
 
-CONFIG = {"seed_everything": 1, "model": {"lr": 0.1}, "results": "somewhere", "verbosity": "quiet"}
+CONFIG = {"seed_everything": 1, "model": {"lr": 0.1}, "experiment": "e", "results": "somewhere", "verbosity": "quiet"}
 
 
 def test_run_id_depends_on_what_is_computed_only() -> None:
-    assert run_id(CONFIG) == run_id({**CONFIG, "results": "elsewhere", "verbosity": "verbose", "repeat": True})
-    assert run_id(CONFIG) != run_id({**CONFIG, "seed_everything": 2})
-    assert run_id(CONFIG) != run_id({**CONFIG, "model": {"lr": 0.2}})
+    assert run_id("fit", CONFIG) == run_id("fit", {**CONFIG, "results": "elsewhere", "verbosity": "verbose", "repeat": True})
+    assert run_id("fit", CONFIG) != run_id("fit", {**CONFIG, "seed_everything": 2})
+    assert run_id("fit", CONFIG) != run_id("fit", {**CONFIG, "model": {"lr": 0.2}})
+    assert run_id("fit", CONFIG) != run_id("test", CONFIG)
 
 
 def test_record_appears_whole(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path / "results"), "e", CONFIG)
+    record = RunRecord("fit", CONFIG | {"results": str(tmp_path / "results")})
     assert record.finished() is None
     record.open()
     record.add(perplexity_post=float("inf"), nothing=float("nan"), fine=1.5)
@@ -41,12 +42,12 @@ def test_record_appears_whole(tmp_path: Path) -> None:
     assert summary["nothing"] == "nan"
     assert summary["exit_state"] == "done"
     assert (folder / paths.METRICS).read_text().splitlines() == ["step,a,b", "0,1.0,2.0", "1,3.0,"]
-    assert RunRecord(str(tmp_path / "results"), "e", CONFIG).finished() == "done"
+    assert RunRecord("fit", CONFIG | {"results": str(tmp_path / "results")}).finished() == "done"
     assert list((tmp_path / "results" / "e").iterdir()) == [folder]
 
 
 def test_discard_leaves_nothing(tmp_path: Path) -> None:
-    record = RunRecord(str(tmp_path / "new" / "results"), "e", CONFIG)
+    record = RunRecord("fit", CONFIG | {"results": str(tmp_path / "new" / "results")})
     record.open()
     record.save_text("a", "b")
     record.discard()
@@ -56,26 +57,26 @@ def test_discard_leaves_nothing(tmp_path: Path) -> None:
 def test_unwritable_results_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written: Not a directory"):
-        RunRecord(str(tmp_path / "file" / "results"), "e", CONFIG).open()
+        RunRecord("fit", CONFIG | {"results": str(tmp_path / "file" / "results")}).open()
 
 
 def test_a_killed_run_is_cleared_and_a_live_one_is_not(tmp_path: Path) -> None:
-    first = RunRecord(str(tmp_path), "e", CONFIG)
+    first = RunRecord("fit", CONFIG | {"results": str(tmp_path)})
     first.open()
     first.save_text("half", "written")
     dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
     (first.partial / "pid").write_text(dead.stdout.strip())
-    second = RunRecord(str(tmp_path), "e", CONFIG)
+    second = RunRecord("fit", CONFIG | {"results": str(tmp_path)})
     second.open()
     assert not (second.partial / "half").exists()
     (second.partial / "pid").write_text(str(os.getppid()))
     with pytest.raises(UserError, match="is being written by process"):
-        RunRecord(str(tmp_path), "e", CONFIG).open()
+        RunRecord("fit", CONFIG | {"results": str(tmp_path)}).open()
 
 
 def test_closing_again_replaces(tmp_path: Path) -> None:
     for value in (1, 2):
-        record = RunRecord(str(tmp_path), "e", CONFIG)
+        record = RunRecord("fit", CONFIG | {"results": str(tmp_path)})
         record.open()
         record.add(value=value)
         folder = record.close("done")

@@ -33,7 +33,8 @@ class LogDamage(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: AttackModule) -> None:  # type: ignore[override]
         """Measure the attacked subject."""
-        assert self.before is not None and self.intact is not None
+        assert self.before is not None
+        assert self.intact is not None
         record, subject = pl_module.record, pl_module.subject
         with record.timed("probes"):
             after = likelihood(pl_module.logits, pl_module.probe)

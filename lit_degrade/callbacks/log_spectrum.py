@@ -44,7 +44,11 @@ class LogSpectrum(pl.Callback):
                 facts |= {f"{name}_{when}_layer{spectrum.depth}": value for name, value in spectrum.measures().items()}
         last = facts[f"rank_reduction_layer{after[-1].depth}"]
         pl_module.record.add(
-            rank_reduction=last, rank_change_absolute=abs(last), rank_layer=after[-1].depth, rank_tokens=after[-1].n_tokens, **facts
+            rank_reduction=last,
+            rank_change_absolute=abs(last),
+            rank_layer=after[-1].depth,
+            rank_tokens=after[-1].n_tokens,
+            **facts,
         )
         pl_module.record.save_tensors(paths.SPECTRA, self.kept)
 

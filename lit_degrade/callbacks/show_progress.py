@@ -23,7 +23,12 @@ class ShowProgress(pl.Callback):
         self.bar.__enter__()
 
     def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: torch.Tensor | Mapping[str, Any] | None, batch: Any, batch_idx: int
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: torch.Tensor | Mapping[str, Any] | None,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """One step is done."""
         if self.bar is not None:

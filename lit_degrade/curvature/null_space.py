@@ -158,9 +158,7 @@ class ExactNull:
         return heads[..., self.first_row :, :]
 
 
-def exact_nulls(
-    anatomy: Anatomy, parameters: Mapping[str, Tensor], factors: Mapping[str, KroneckerFactors]
-) -> list[ExactNull]:
+def exact_nulls(anatomy: Anatomy, parameters: Mapping[str, Tensor], factors: Mapping[str, KroneckerFactors]) -> list[ExactNull]:
     """Lines along which the loss of the batch that `factors` were taken from is constant: flat, but no gradient reaches them.
 
     Two kinds, found from the matrices' inputs x: directions n with n·x = 0 for every token (any row), and, for key rows that

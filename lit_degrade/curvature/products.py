@@ -37,9 +37,7 @@ class HessianProducts:
     kernels without a second derivative; the weights are put back bit for bit.
     """
 
-    def __init__(
-        self, loss: Callable[[], Tensor], parameters: Mapping[str, Tensor], method: HvpMethod = "exact"
-    ) -> None:
+    def __init__(self, loss: Callable[[], Tensor], parameters: Mapping[str, Tensor], method: HvpMethod = "exact") -> None:
         """Take the gradient once.
 
         Args:

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -46,6 +47,6 @@ def _adapter_drift(subject: Subject) -> dict[str, float]:
     moved = size = 0.0
     for module in subject.model.modules():
         if isinstance(module, LoraLayer):
-            moved += float(module.get_delta_weight("default").double().square().sum())
+            moved += float(cast(Any, module).get_delta_weight("default").double().square().sum())
             size += float(dequantize_module_weight(module.get_base_layer()).double().square().sum())
     return {"drift_norm": moved**0.5, "drift": (moved / size) ** 0.5}

@@ -44,7 +44,7 @@ class Likelihood:
 
     @property
     def bits_per_byte(self) -> float:
-        """nats / ln 2 / bytes, comparable across tokenizers."""
+        """Nats / ln 2 / bytes, comparable across tokenizers."""
         return self.nll_sum / math.log(2) / self.text_bytes
 
     @property

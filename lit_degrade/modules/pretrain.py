@@ -79,7 +79,7 @@ class RandomWindows(IterableDataset[Tensor]):
 
 
 class PretrainModule(SubjectModule):
-    """Train a GPT-NeoX subject of the embedded ladder from random weights, with its tokenizer, and save it in half precision."""
+    """Train a GPT-NeoX of the embedded ladder from random weights, with its tokenizer, and save it in half precision."""
 
     headline = ("n_parameters", "steps", "tokens_seen", "perplexity_post", "bits_per_byte_post", "token_accuracy_post")
 
@@ -135,7 +135,7 @@ class PretrainModule(SubjectModule):
         windows = RandomWindows(self.train_ids, self.context, self.batch, generator(self.seed, "windows"))
         return DataLoader(windows, batch_size=None)
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> Any:
         """AdamW (betas 0.9, 0.95; Brown et al. 2020), warm-up, cosine to a tenth."""
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         vectors = [p for p in self.model.parameters() if p.dim() == 1]
@@ -165,7 +165,9 @@ class PretrainModule(SubjectModule):
         """Round to half precision, measure what is shipped, and save it with its model card."""
         self.model.half().float().eval()
         measured = likelihood(self.logits, self.probe)
-        self.record.add(**measured.facts("post"), steps=self.global_step, tokens_seen=self.global_step * self.batch * self.context)
+        self.record.add(
+            **measured.facts("post"), steps=self.global_step, tokens_seen=self.global_step * self.batch * self.context
+        )
         self.model.half()
         folder = self.record.partial / paths.SUBJECT
         self.model.config.dtype = torch.float16

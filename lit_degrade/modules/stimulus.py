@@ -124,8 +124,8 @@ class StimulusModule(SubjectModule):
             "gaussian_noise": gaussian_noise(subject, settings.noise, allowed, n, length, generator(seed, "gaussian_noise")),
             "random_text": random_text(self.attack_stream, n, length, generator(seed, "random_text")),
         }
-        everything = {**stimuli, "random_swap": found["random_swap"]}
-        return stimuli, [self._row(seed, name, data, searches.get(name, [])) for name, data in everything.items()]
+        everything = [*stimuli.items(), ("random_swap", found["random_swap"])]
+        return stimuli, [self._row(seed, name, data, searches.get(name, [])) for name, data in everything]
 
     def _row(self, seed: int, name: str, data: StimulusData, searches: list[Catalyst]) -> dict[str, Any]:
         loss = data.loss(self.subject)

@@ -27,9 +27,9 @@ NOT_HASHED = ("results", "verbosity", "config", "repeat")
 """Top-level keys that do not change what a run computes."""
 
 
-def run_id(config: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits that identify what a resolved config computes."""
-    what = {key: value for key, value in config.items() if key not in NOT_HASHED}
+def run_id(verb: str, config: Mapping[str, Any]) -> str:
+    """12 hexadecimal digits that identify what a verb computes with a resolved config."""
+    what = {"verb": verb} | {key: value for key, value in config.items() if key not in NOT_HASHED}
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -51,18 +51,18 @@ class RunRecord:
     process was killed.
     """
 
-    def __init__(self, results: str, experiment: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, verb: str, config: Mapping[str, Any]) -> None:
         """Name the record; nothing is written yet.
 
         Args:
-            results: root folder.
-            experiment: folder below it.
-            config: the resolved config as plain data.
+            verb: of the command line.
+            config: the resolved config as plain data, with `results` (root folder) and `experiment` (folder below it).
         """
+        self.verb = verb
         self.config = dict(config)
-        self.run_id = run_id(config)
-        self.experiment = experiment
-        parent = Path(results).expanduser() / experiment
+        self.run_id = run_id(verb, config)
+        self.experiment = str(config["experiment"])
+        parent = Path(config["results"]).expanduser() / self.experiment
         self.folder = parent / self.run_id
         self.partial = parent / f".{self.run_id}.partial"
         self.summary: dict[str, Fact] = {}
@@ -151,6 +151,7 @@ class RunRecord:
         self.save_text(paths.SUMMARY, json.dumps(plain(summary), indent=2) + "\n")
         manifest = {
             "run_id": self.run_id,
+            "verb": self.verb,
             "exit_state": exit_state,
             "detail": detail,
             "started": self._started_at.isoformat(timespec="seconds"),

@@ -15,6 +15,8 @@ from lit_degrade.subjects.hub import reachable
 
 Mode = Literal["online", "offline", "disabled"]
 PROJECT = "lit_degrade"
+_STAGING: dict[str, str] = dict.fromkeys(("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR"), "")
+"""Where W&B stages files; what we set for one run is ours to change for the next, what the user set is not."""
 
 
 class RecordLogger(Logger):
@@ -72,10 +74,11 @@ def wandb_logger(record: RunRecord, mode: Mode) -> WandbLogger:
     import wandb
 
     root = record.folder.parent.parent
-    os.environ.setdefault("WANDB_DATA_DIR", str(root / "wandb" / "data"))
-    os.environ.setdefault("WANDB_CACHE_DIR", str(root / "wandb" / "cache"))
-    os.environ.setdefault("WANDB_ARTIFACT_DIR", str(root / "wandb" / "artifacts"))
     (root / "wandb").mkdir(exist_ok=True)
+    for variable, ours in _STAGING.items():
+        if os.environ.get(variable, ours) == ours:
+            folder = variable.removeprefix("WANDB_").removesuffix("_DIR").lower()
+            _STAGING[variable] = os.environ[variable] = str(root.absolute() / "wandb" / folder)
     return WandbLogger(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         id=record.run_id,

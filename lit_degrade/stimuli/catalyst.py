@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
-import torch.autograd.forward_ad as forward_ad
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from lit_degrade.curvature.null_space import NullSpace
@@ -40,7 +40,7 @@ class Objective(Protocol):
         """Derivative by the one-hot sequence, as input and as label, (length, vocabulary); GRADIENT_COST evaluations."""
 
     def screen(self, candidates: Tensor) -> Tensor:
-        """Rank scores of candidates (n, length) that are close to the last sequence given to `token_gradient`; n evaluations."""
+        """Scores that rank candidates (n, length) near the last sequence given to `token_gradient`; n evaluations."""
 
 
 class EnergyObjective:
@@ -68,7 +68,7 @@ class EnergyObjective:
         return self.null_space.energy(self.gradient(tokens))
 
     def token_gradient(self, tokens: Tensor) -> Tensor:
-        """dJ / d one-hot, through the input and through the label."""
+        """DJ / d one-hot, through the input and through the label."""
         self.evaluations += GRADIENT_COST
         one_hot = F.one_hot(tokens, self.subject.embedding.shape[0]).float().requires_grad_()
         with twice_differentiable():
@@ -82,7 +82,7 @@ class EnergyObjective:
             return torch.autograd.grad(graph, one_hot, list(self._direction.values()))[0]
 
     def screen(self, candidates: Tensor) -> Tensor:
-        """w · g of every candidate by one forward-mode pass over all of them."""
+        """W · g of every candidate by one forward-mode pass over all of them."""
         self.evaluations += len(candidates)
         with twice_differentiable(), torch.no_grad(), forward_ad.dual_level():
             dual = {name: forward_ad.make_dual(p.detach(), self._direction[name]) for name, p in self.parameters.items()}
@@ -104,7 +104,7 @@ class LossObjective:
             return float(sequence_losses(self.subject, tokens[None])[0])
 
     def token_gradient(self, tokens: Tensor) -> Tensor:
-        """d loss / d one-hot, through the input and through the label."""
+        """D loss / d one-hot, through the input and through the label."""
         self.evaluations += GRADIENT_COST
         one_hot = F.one_hot(tokens, self.subject.embedding.shape[0]).float().requires_grad_()
         return torch.autograd.grad(soft_loss(self.subject, one_hot), one_hot)[0]
@@ -211,7 +211,7 @@ def _swapped(tokens: Tensor, swaps: list[tuple[int, int]]) -> Tensor:
 
 
 def _propose(gradient: Tensor, tokens: Tensor, forbidden: Tensor, generator: torch.Generator) -> list[tuple[int, int]]:
-    """One swap (position, token) for each of SCREENED positions: among the TOP tokens with the largest predicted gain, at random."""
+    """One swap (position, token) for each of SCREENED positions: one of the TOP tokens with the largest predicted gain."""
     gain = gradient - gradient.gather(1, tokens[:, None])
     gain[:, forbidden] = -torch.inf
     gain.scatter_(1, tokens[:, None], -torch.inf)

@@ -32,9 +32,11 @@ HUB_SOURCES = {
 """name -> (hub data set, configuration, split, text column)."""
 
 _NOT_DOCUMENTED = frozenset(
-    "site-packages dist-packages test tests idlelib lib2to3 turtledemo tkinter distutils encodings pydoc_data "
-    "ensurepip __pycache__ lib-dynload".split()
-)
+    (
+        "site-packages", "dist-packages", "test", "tests", "idlelib", "lib2to3", "turtledemo", "tkinter", "distutils",
+        "encodings", "pydoc_data", "ensurepip", "__pycache__", "lib-dynload",
+    )
+)  # fmt: skip
 """Parts of the standard library that are not public documentation or that distributions leave out."""
 
 
@@ -139,9 +141,7 @@ class TextSource:
     whatever else the source holds.
     """
 
-    def __init__(
-        self, source: str = "stdlib", block: int = 128, probe_tokens: int = 49152, max_documents: int = 20000
-    ) -> None:
+    def __init__(self, source: str = "stdlib", block: int = 128, probe_tokens: int = 49152, max_documents: int = 20000) -> None:
         """Describe the text; it is read on first use.
 
         Args:
@@ -174,7 +174,7 @@ class TextSource:
         else:
             groups = _hub_paragraphs(self.source, self.max_documents)
         seen: set[str] = set()
-        documents = []
+        documents: list[str] = []
         for group in groups:
             fresh = [text for text in group if text.strip() and not (text in seen or seen.add(text))]  # type: ignore[func-returns-value]
             documents.extend(_pack(fresh))

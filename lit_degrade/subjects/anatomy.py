@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -71,7 +71,7 @@ class Site:
 class Anatomy:
     """Sites of a causal language model by component and depth; the vision side of an image-text model has none."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         """Read the parameter names of `model` (with or without PEFT adapters).
 
         Raises: UserError when the architecture is unknown, naming it and the known ones.
@@ -80,7 +80,7 @@ class Anatomy:
         self.family: str = config.model_type
         if self.family not in FAMILIES:
             raise unknown("architecture", self.family, FAMILIES)
-        self.config = getattr(config, "text_config", None) or config
+        self.config: Any = getattr(config, "text_config", None) or config
         self.sites = [site for name, _ in model.named_parameters() for site in self._classify(name)]
         self.blocks = self._find_blocks(model)
 
@@ -169,7 +169,7 @@ class Anatomy:
             return {letter: Part(0, (heads + 2, dim), 0, *b) for letter, b in bounds.items()}
         return {letter: Part(0, (heads, 3, dim), 1, i, i + 1) for i, letter in enumerate("qkv")}  # interleaved per head
 
-    def _find_blocks(self, model: nn.Module) -> list[nn.Module]:
+    def _find_blocks(self, model: Any) -> list[nn.Module]:
         """Transformer blocks of the text tower, in order."""
         found: dict[int, nn.Module] = {}
         for name, module in model.named_modules():

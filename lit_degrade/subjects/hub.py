@@ -28,7 +28,7 @@ def go_offline_if_unreachable() -> bool:
 
     Returns: True when offline.
     """
-    import huggingface_hub.constants as constants
+    from huggingface_hub import constants
 
     if not constants.HF_HUB_OFFLINE and not reachable(hub_endpoint()):
         constants.HF_HUB_OFFLINE = True

@@ -23,7 +23,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, 
 """dtype that the unquantised weights are loaded in, by precision."""
 LORA_RANK = 8
 LORA_ALPHA = 16
-"""Scale alpha / rank = 2 (Hu et al. 2021, arXiv:2106.09685, keep alpha fixed while the rank varies; 8 is PEFT's default rank)."""
+"""Scale alpha / rank = 2 (Hu et al. 2021, arXiv:2106.09685); 8 is PEFT's default rank."""
 
 
 @dataclass(frozen=True)
@@ -196,8 +196,8 @@ def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bo
     )
     for module in model.modules():
         # The packed bfloat16 kernel that 4-bit layers switch to in evaluation has no gradient, and says nothing of it.
-        if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+        if hasattr(module, flag := "support_avx512bf16_for_cpu"):
+            setattr(module, flag, False)
     return model
 
 
@@ -258,7 +258,9 @@ def _load_adapted(
     named = dict(subject.model.named_parameters())
     with torch.no_grad():
         for name, value in saved.items():
-            named[name.replace(".lora_A.weight", ".lora_A.default.weight").replace(".lora_B.weight", ".lora_B.default.weight")].copy_(value)
+            named[
+                name.replace(".lora_A.weight", ".lora_A.default.weight").replace(".lora_B.weight", ".lora_B.default.weight")
+            ].copy_(value)
     return replace(subject, spec=replace(spec, adapter="lora"), sha256=weights_sha256(subject.model))
 
 
@@ -268,5 +270,6 @@ def _loading_failure(spec: SubjectSpec, place: str, offline: bool, error: Except
     where = f"the hub at {hub_endpoint()} cannot be reached" if offline else " ".join(str(error).split())[:300]
     return (
         f"Subject '{spec.name}' ({place}) is not in the local Hugging Face cache and {where}. "
-        f"Provide it as a folder (--subject FOLDER with config.json, tokenizer and *.safetensors), or set HF_HOME to a cache that has it."
+        "Provide it as a folder (--subject FOLDER with config.json, tokenizer and *.safetensors), or set HF_HOME to a cache "
+        "that has it."
     )
