@@ -29,11 +29,11 @@ def _configs() -> dict[str, str]:
 
 KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "subjects": _subjects,
-    "stimuli": lambda: dict(STIMULI),
+    "stimuli": lambda: STIMULI,
     "targets": _targets,
-    "optimizers": lambda: dict(OPTIMIZERS),
-    "precisions": lambda: dict(PRECISIONS),
-    "adapters": lambda: dict(ADAPTERS),
+    "optimizers": lambda: OPTIMIZERS,
+    "precisions": lambda: PRECISIONS,
+    "adapters": lambda: ADAPTERS,
     "configs": _configs,
 }
 

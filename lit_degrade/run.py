@@ -31,8 +31,8 @@ from lit_degrade.modules.stimulus import StimulusSettings
 from lit_degrade.records import paths
 from lit_degrade.records.run_record import RunRecord
 from lit_degrade.records.tracking import RecordLogger, wandb_logger, wandb_mode
-from lit_degrade.stimuli.text import TextSource
 from lit_degrade.subjects.catalog import Adapter, Precision, SubjectSpec
+from lit_degrade.text import TextSource
 
 Verbosity = Literal["quiet", "normal", "verbose"]
 DEFAULTS = Path(__file__).parent / "defaults.yaml"

@@ -25,10 +25,10 @@ from transformers import (
     SiglipVisionConfig,
 )
 
-from lit_degrade.stimuli.text import TextSource
 from lit_degrade.subjects.anatomy import Anatomy
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject
+from lit_degrade.text import TextSource
 
 V, D, L, H = 96, 32, 3, 4
 COMMON = {"vocab_size": V, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}

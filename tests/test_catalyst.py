@@ -18,7 +18,7 @@ from lit_degrade.stimuli.catalyst import (
     soft_loss,
 )
 from lit_degrade.stimuli.controls import gaussian_noise, random_text, random_tokens
-from lit_degrade.stimuli.text import TextSource, TokenStream
+from lit_degrade.text import TextSource, TokenStream
 
 
 def _space(subject: Subject, k: int = 6) -> NullSpace:

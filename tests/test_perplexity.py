@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lit_degrade.measures.divergence import kl_divergence
 from lit_degrade.measures.perplexity import Likelihood, likelihood, token_nll
-from lit_degrade.stimuli.text import TextSource, TokenStream
+from lit_degrade.text import TextSource, TokenStream
 
 
 def _stream(ids: torch.Tensor) -> TokenStream:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lit_degrade.errors import UserError
-from lit_degrade.stimuli.text import SPLIT_PERCENT, TextSource, encode
+from lit_degrade.text import SPLIT_PERCENT, TextSource, encode
 
 
 def test_splits_are_disjoint_and_complete(text: TextSource) -> None:

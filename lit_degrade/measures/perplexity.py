@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_degrade.stimuli.text import TokenStream
+from lit_degrade.text import TokenStream
 
 LogitsFunction = Callable[[Tensor], Tensor]
 """tokens (batch, length) -> logits (batch, length, vocabulary)"""

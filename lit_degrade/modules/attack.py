@@ -14,8 +14,8 @@ from lit_degrade.modules.stimulus import StimulusModule, StimulusSettings
 from lit_degrade.records import paths
 from lit_degrade.stimuli.catalog import OptimizerName, Stimulus
 from lit_degrade.stimuli.controls import StimulusData
-from lit_degrade.stimuli.text import TextSource
 from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.text import TextSource
 
 FP16_LOSS_SCALE = 1024.0
 """Keeps small gradients above float16's underflow; a power of two, so that scaling and unscaling are exact."""

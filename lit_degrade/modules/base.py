@@ -7,9 +7,9 @@ from torch import Tensor
 from lit_degrade.measures.effective_rank import LayerSpectrum, hidden_spectra
 from lit_degrade.modules.progress import Progress
 from lit_degrade.records.run_record import RunRecord
-from lit_degrade.stimuli.text import TextSource, TokenStream
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject
+from lit_degrade.text import TextSource, TokenStream
 
 RANK_TOKENS = 1024
 """Tokens whose hidden states make a spectrum: the same number in every run, since effective rank grows with it."""

@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader
 from lit_degrade.curvature.null_space import NullSpaceSettings
 from lit_degrade.modules.stimulus import StimulusModule, StimulusSettings
 from lit_degrade.records import paths
-from lit_degrade.stimuli.text import TextSource
 from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.text import TextSource
 
 
 class CatalystModule(StimulusModule):

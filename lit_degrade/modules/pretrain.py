@@ -14,10 +14,10 @@ from lit_degrade.measures.perplexity import likelihood, token_nll
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import paths
 from lit_degrade.seeds import derive, generator
-from lit_degrade.stimuli.text import TextSource
 from lit_degrade.subjects.anatomy import Anatomy
 from lit_degrade.subjects.catalog import LADDER, Rung, SubjectSpec
 from lit_degrade.subjects.loading import Subject, weights_sha256
+from lit_degrade.text import TextSource
 
 END_OF_TEXT = "<|endoftext|>"
 

@@ -24,9 +24,9 @@ from lit_degrade.stimuli.catalyst import (
     random_swap_search,
 )
 from lit_degrade.stimuli.controls import Noise, StimulusData, gaussian_noise, random_text, random_tokens
-from lit_degrade.stimuli.text import TextSource
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject
+from lit_degrade.text import TextSource
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""READS: text sources and the stimuli that a subject is trained on.
+"""READS: the stimuli that a subject is trained on.
 
-In: a tokenizer, a subject, a generator. Out: token streams and stimulus tensors. Never: trains or measures anything.
+In: a tokenizer, a subject, a generator. Out: stimulus tensors. Never: trains or measures anything.
 """

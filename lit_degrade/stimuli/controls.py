@@ -8,8 +8,8 @@ from torch import Tensor
 
 from lit_degrade.errors import UserError
 from lit_degrade.measures.perplexity import token_nll
-from lit_degrade.stimuli.text import TokenStream
 from lit_degrade.subjects.loading import Subject
+from lit_degrade.text import TokenStream
 
 Noise = Literal["matched", "published"]
 PUBLISHED_NOISE_STD = 0.1

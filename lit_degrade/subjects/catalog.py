@@ -9,14 +9,14 @@ from lit_degrade.errors import UserError
 Precision = Literal["fp32", "bf16", "fp16", "int8", "nf4"]
 Adapter = Literal["full", "lora"]
 
-PRECISIONS: dict[Precision, str] = {
+PRECISIONS: dict[str, str] = {
     "fp32": "32-bit floating point",
     "bf16": "bfloat16 compute, float32 master weights in training",
     "fp16": "IEEE half compute, float32 master weights in training",
     "int8": "bitsandbytes LLM.int8 codes, trained through LoRA",
     "nf4": "bitsandbytes 4-bit NormalFloat codes, trained through LoRA",
 }
-ADAPTERS: dict[Adapter, str] = {
+ADAPTERS: dict[str, str] = {
     "full": "every weight is trained (fp32, bf16, fp16)",
     "lora": "low-rank adapters on the block matrices are trained, the rest is frozen (every precision)",
 }

@@ -1,0 +1,34 @@
+"""Every shipped config parses, says what it is for, and needs no key that does not exist."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_degrade.cli import main
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
+OVERLAYS = sorted((ROOT / "configs" / "subjects").glob("*.yaml"))
+
+
+def _verb(config: Path) -> str:
+    launch = next(line for line in config.read_text().splitlines() if "python -m lit_degrade" in line)
+    return launch.split("lit_degrade ")[1].split()[0]
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.name)
+def test_configs_resolve(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([_verb(config), "--config", str(config), "--print_config"])
+    assert end.value.code in (0, None)
+    header = config.read_text().split("experiment:")[0]
+    for word in ("# Question:", "# Launch:", "# Answer:", "# Cost:"):
+        assert word in header
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda p: p.name)
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.name)
+def test_overlays_fit_every_config(config: Path, overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([_verb(config), "--config", str(config), "--config", str(overlay), "--print_config"])
+    assert end.value.code in (0, None)

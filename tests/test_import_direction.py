@@ -1,0 +1,30 @@
+"""Data flows one way: a folder imports only from those above it."""
+
+import ast
+from pathlib import Path
+
+import lit_degrade
+
+ORDER = ["subjects", "text.py", "curvature", "measures", "stimuli", "records", "modules", "callbacks"]
+"""From what everything may use to what only the command line uses."""
+
+
+def test_imports_flow_one_way() -> None:
+    root = Path(lit_degrade.__file__).parent
+    rank = {name: i for i, name in enumerate(ORDER)}
+    wrong = []
+    for path in root.rglob("*.py"):
+        folder = path.relative_to(root).parts[0]
+        if folder not in rank:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            for name in names:
+                parts = name.split(".")
+                if parts[0] != "lit_degrade" or len(parts) == 1:
+                    continue
+                target = parts[1] if parts[1] in rank else f"{parts[1]}.py"
+                if target in rank and rank[target] > rank[folder]:
+                    wrong.append(f"{path.relative_to(root)} imports {name}")
+    assert wrong == []
