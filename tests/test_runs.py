@@ -207,7 +207,7 @@ def test_sigkill_leaves_no_half_record_and_the_next_run_is_clean(tmp_path: Path)
     rid = partial.name[1:].removesuffix(".partial")
     (partial / "leftover").write_text("from the killed run")
     second = _start(tmp_path)
-    _wait_for(lambda: list(tmp_path.glob(f"priority3/.{rid}.partial/{paths.STIMULUS_TEXT}")))
+    _wait_for(lambda: not (partial / "leftover").exists() and (partial / paths.STIMULUS_TEXT).exists())
     time.sleep(0.5)
     second.send_signal(signal.SIGTERM)
     assert second.wait() == 128 + signal.SIGTERM

@@ -75,16 +75,23 @@ class HessianProducts:
     def _central_difference(self, vector: Tensor) -> Tensor:
         length = vector.norm()
         direction = unflatten(vector / length, self.parameters)
-        kept = {name: p.detach().clone() for name, p in self.parameters.items()}
-        gradients = []
-        try:
-            for step in (STEP, -STEP):
-                with torch.no_grad():
-                    for name, p in self.parameters.items():
-                        p.copy_(kept[name] + step * direction[name])
-                gradients.append(self.gradient())
-        finally:
+        return central_difference(self.gradient, self.parameters, direction) * length
+
+
+def central_difference(
+    function: Callable[[], Tensor], parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]
+) -> Tensor:
+    """(f(w + h d) - f(w - h d)) / 2h for a unit direction d, h = STEP; the weights are put back bit for bit, also on error."""
+    kept = {name: p.detach().clone() for name, p in parameters.items()}
+    values = []
+    try:
+        for step in (STEP, -STEP):
             with torch.no_grad():
-                for name, p in self.parameters.items():
-                    p.copy_(kept[name])
-        return (gradients[0] - gradients[1]) * (length / (2 * STEP))
+                for name, p in parameters.items():
+                    p.copy_(kept[name] + step * direction[name])
+            values.append(function())
+    finally:
+        with torch.no_grad():
+            for name, p in parameters.items():
+                p.copy_(kept[name])
+    return (values[0] - values[1]) / (2 * STEP)

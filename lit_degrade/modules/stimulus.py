@@ -37,7 +37,7 @@ class StimulusSettings:
     """length of a sequence"""
     sequences: int = 1
     """sequences per step; the same ones at every step"""
-    evaluations: int = 800
+    evaluations: int = 600
     """budget of each search, in evaluations of its objective per sequence"""
     noise: Noise = "matched"
     """scale of `gaussian_noise`"""
@@ -104,7 +104,7 @@ class StimulusModule(SubjectModule):
         n, length = settings.sequences, settings.tokens
         allowed = allowed_tokens(subject)
         start = random_tokens(allowed, n, length, generator(seed, "random_tokens"))
-        energy, loss = EnergyObjective(subject, self.null_parameters, self.null_space), LossObjective(subject)
+        energy, loss = EnergyObjective(subject, self.null_parameters, self.null_space, self.hvp), LossObjective(subject)
         searches: dict[str, list[Catalyst]] = {}
         with self.progress("catalysts", 3 * settings.evaluations * n) as progress:
             for name, search, objective in (

@@ -79,16 +79,19 @@ def wandb_logger(record: RunRecord, mode: Mode) -> WandbLogger:
         if os.environ.get(variable, ours) == ours:
             folder = variable.removeprefix("WANDB_").removesuffix("_DIR").lower()
             _STAGING[variable] = os.environ[variable] = str(root.absolute() / "wandb" / folder)
-    return WandbLogger(
+    wandb_run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
         id=record.run_id,
         name=f"{record.experiment}-{record.run_id}",
         group=record.experiment,
-        save_dir=root,
-        offline=mode == "offline",
-        settings=wandb.Settings(silent=True, console="off"),
+        dir=root,
+        mode=mode,
         config=record.config,
+        settings=wandb.Settings(silent=True, console="off"),
     )
+    wandb_run.define_metric("trainer/global_step")
+    wandb_run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return WandbLogger(experiment=wandb_run)
 
 
 def finish_wandb(loggers: list[Logger], record: RunRecord, exit_code: int) -> None:

@@ -14,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from lit_degrade.curvature.null_space import NullSpace
-from lit_degrade.curvature.products import flatten, twice_differentiable, unflatten
+from lit_degrade.curvature.products import HvpMethod, central_difference, flatten, twice_differentiable, unflatten
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.subjects.loading import Subject
 
@@ -51,11 +51,14 @@ class EnergyObjective:
     in its gradient, not in its tokens.
     """
 
-    def __init__(self, subject: Subject, parameters: Mapping[str, Tensor], null_space: NullSpace) -> None:
-        """Maximise inside `null_space`, which lies over `parameters`."""
-        self.subject, self.parameters, self.null_space = subject, dict(parameters), null_space
+    def __init__(
+        self, subject: Subject, parameters: Mapping[str, Tensor], null_space: NullSpace, method: HvpMethod = "exact"
+    ) -> None:
+        """Maximise inside `null_space`, which lies over `parameters`; `method` says how second derivatives are formed."""
+        self.subject, self.parameters, self.null_space, self.method = subject, dict(parameters), null_space, method
         self.evaluations = 0
         self._direction: dict[str, Tensor] = {}
+        self._length = 0.0
 
     def gradient(self, tokens: Tensor) -> Tensor:
         """Training gradient of one sequence, (n,)."""
@@ -68,25 +71,38 @@ class EnergyObjective:
         return self.null_space.energy(self.gradient(tokens))
 
     def token_gradient(self, tokens: Tensor) -> Tensor:
-        """DJ / d one-hot, through the input and through the label."""
+        """dJ / d one-hot, through the input and through the label."""
         self.evaluations += GRADIENT_COST
         one_hot = F.one_hot(tokens, self.subject.embedding.shape[0]).float().requires_grad_()
+        if self.method == "central_difference":
+            self._point(self.gradient(tokens))
+
+            def by_tokens() -> Tensor:
+                return torch.autograd.grad(soft_loss(self.subject, one_hot), one_hot)[0]
+
+            return central_difference(by_tokens, self.parameters, self._direction) * self._length
         with twice_differentiable():
             graph = torch.autograd.grad(soft_loss(self.subject, one_hot), list(self.parameters.values()), create_graph=True)
-            g = flatten(dict(zip(self.parameters, graph, strict=True)))
-            basis = self.null_space.directions
-            inside = (basis @ g) @ basis
-            norm2 = g.dot(g)
-            w = 2 * (inside - (inside.dot(g) / norm2) * g) / norm2
-            self._direction = unflatten(w, self.parameters)
-            return torch.autograd.grad(graph, one_hot, list(self._direction.values()))[0]
+            self._point(flatten(dict(zip(self.parameters, graph, strict=True))))
+            return torch.autograd.grad(graph, one_hot, list(self._direction.values()))[0] * self._length
 
     def screen(self, candidates: Tensor) -> Tensor:
-        """W · g of every candidate by one forward-mode pass over all of them."""
+        """w · g / ‖w‖ of every candidate by one forward-mode pass over all of them (or two of the central difference)."""
         self.evaluations += len(candidates)
-        with twice_differentiable(), torch.no_grad(), forward_ad.dual_level():
-            dual = {name: forward_ad.make_dual(p.detach(), self._direction[name]) for name, p in self.parameters.items()}
-            return forward_ad.unpack_dual(sequence_losses(self.subject, candidates, dual)).tangent
+        with torch.no_grad():
+            if self.method == "central_difference":
+                return central_difference(lambda: sequence_losses(self.subject, candidates), self.parameters, self._direction)
+            with twice_differentiable(), forward_ad.dual_level():
+                dual = {name: forward_ad.make_dual(p.detach(), self._direction[name]) for name, p in self.parameters.items()}
+                return forward_ad.unpack_dual(sequence_losses(self.subject, candidates, dual)).tangent
+
+    def _point(self, g: Tensor) -> None:
+        """Set the direction w / ‖w‖ and the length ‖w‖ that belong to a gradient g (n,)."""
+        basis, norm2 = self.null_space.directions, g.dot(g)
+        inside = (basis @ g) @ basis
+        w = 2 * (inside - (inside.dot(g) / norm2) * g) / norm2
+        self._length = float(w.norm())
+        self._direction = unflatten(w / self._length, self.parameters)
 
 
 class LossObjective:
