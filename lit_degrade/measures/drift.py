@@ -42,11 +42,22 @@ def drift(subject: Subject, before: Mapping[str, Tensor]) -> dict[str, float]:
 
 def _adapter_drift(subject: Subject) -> dict[str, float]:
     from peft.tuners.lora import LoraLayer
-    from peft.utils.integrations import dequantize_module_weight
 
     moved = size = 0.0
     for module in subject.model.modules():
         if isinstance(module, LoraLayer):
             moved += float(cast(Any, module).get_delta_weight("default").double().square().sum())
-            size += float(dequantize_module_weight(module.get_base_layer()).double().square().sum())
+            size += float(_frozen_weight(module.get_base_layer()).double().square().sum())
     return {"drift_norm": moved**0.5, "drift": (moved / size) ** 0.5}
+
+
+def _frozen_weight(layer: Any) -> Tensor:
+    """Weights of a frozen layer in floating point; reading an int8 layer leaves its state as it is."""
+    from peft.utils.integrations import dequantize_module_weight
+
+    if hasattr(layer.weight, "SCB"):
+        from bitsandbytes.functional import int8_vectorwise_dequant
+
+        row_scales = layer.weight.SCB if layer.state.SCB is None else layer.state.SCB
+        return int8_vectorwise_dequant(layer.weight.data, row_scales)
+    return dequantize_module_weight(layer)
