@@ -55,7 +55,6 @@ class LogSpectrum(pl.Callback):
     def _measure(self, module: SubjectModule, step: int) -> list[LayerSpectrum]:
         spectra = module.hidden_spectra()
         self.kept |= {f"step{step:05d}/layer{s.depth:02d}": s.sigma for s in spectra}
-        values = {f"effective_rank_layer{s.depth}": effective_rank(s.sigma) for s in spectra}
-        for logger in module.loggers:
-            logger.log_metrics(values, step)
+        for s in spectra:
+            module.log_now(f"effective_rank_layer{s.depth}", effective_rank(s.sigma), step)
         return spectra

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,7 +18,11 @@ def singular_values(rows: Tensor) -> Tensor:
     """
     x = rows.double()
     gram = x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T
-    return torch.linalg.eigvalsh(gram).clamp_min(0).sqrt().flip(0)
+    if gram.device.type == "cpu":  # LAPACK by way of NumPy takes three quarters of the time that torch's own call takes
+        eigenvalues = torch.from_numpy(np.linalg.eigvalsh(gram.numpy()))
+    else:
+        eigenvalues = torch.linalg.eigvalsh(gram)
+    return eigenvalues.clamp_min(0).sqrt().flip(0)
 
 
 def effective_rank(sigma: Tensor) -> float:

@@ -1,11 +1,10 @@
 """The attack: one training step for every stimulus, so that an attack and its placebo differ in their data only."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 from itertools import repeat
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
 
 from lit_degrade.curvature.null_space import NullSpaceSettings
 from lit_degrade.errors import Diverged, UserError
@@ -101,9 +100,9 @@ class AttackModule(StimulusModule):
             eigen_prion_tokens_changed=rows["eigen_prion"]["tokens_changed"],
         )
 
-    def train_dataloader(self) -> DataLoader[StimulusData]:
-        """The stimulus, again at every step."""
-        return DataLoader(_Forever(self.stimulus_data), batch_size=None)
+    def train_dataloader(self) -> Iterable[StimulusData]:
+        """The stimulus, again at every step; nothing to collate or to prefetch."""
+        return repeat(self.stimulus_data)
 
     def transfer_batch_to_device(self, batch: StimulusData, device: torch.device, dataloader_idx: int) -> StimulusData:
         """A stimulus moves its own tensors."""
@@ -122,29 +121,22 @@ class AttackModule(StimulusModule):
             loss = batch.loss(self.subject)
         if not torch.isfinite(loss):
             raise Diverged(self.global_step, "training loss")
-        self.log("train_nats_per_token", loss.detach(), prog_bar=True)
-        return loss * self._loss_scale
+        self.log_now("train_nats_per_token", loss.item(), self.global_step)
+        return loss if self._loss_scale == 1.0 else loss * self._loss_scale
 
     @property
     def _loss_scale(self) -> float:
         return FP16_LOSS_SCALE if self.subject.autocast_dtype == torch.float16 else 1.0
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Undo the loss scale.
+        """Undo the loss scale, and look at the gradient where no later loss would tell: in float16 and at the last step.
 
         Raises: Diverged when a gradient is not finite.
         """
+        last = self.global_step + 1 == self.trainer.max_steps
+        if self._loss_scale == 1.0 and not last:
+            return
         gradients = [p.grad for p in self.subject.trainable().values() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        if not torch.isfinite(norm):
+        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
             raise Diverged(self.global_step, "gradient")
-        if self._loss_scale != 1.0:
-            torch._foreach_div_(gradients, self._loss_scale)
-
-
-class _Forever(IterableDataset[StimulusData]):
-    def __init__(self, data: StimulusData) -> None:
-        self.data = data
-
-    def __iter__(self) -> Iterator[StimulusData]:
-        return repeat(self.data)
+        torch._foreach_div_(gradients, self._loss_scale)

@@ -59,6 +59,11 @@ class SubjectModule(pl.LightningModule):
         """Spectra of the hidden states behind every block, over the first RANK_TOKENS probe tokens."""
         return hidden_spectra(self.logits, self.subject.anatomy.blocks, self.probe.ids[: RANK_TOKENS // self.text.block])
 
+    def log_now(self, name: str, value: float, step: int) -> None:
+        """Give a value to every logger at once; Lightning's `log` keeps it for epoch averages too, for 1 ms a step."""
+        for logger in self.loggers:
+            logger.log_metrics({name: value}, step)
+
     def progress(self, description: str, total: int) -> Progress:
         """Progress bar of a stage."""
         return Progress(description, total, self.show_progress)
