@@ -110,7 +110,7 @@ class DegradeCLI(LightningCLI):
             self.record.discard()
             raise
         mode = wandb_mode()
-        self.trainer.loggers = [RecordLogger(self.record)]
+        self.trainer.loggers = [RecordLogger(self.record)]  # first: `log_step` gives it every step
         if mode != "disabled":
             self.trainer.loggers.append(wandb_logger(self.record, mode))
         cast(Any, self.trainer).callbacks += [ShowProgress(), WriteRecord(self.record)]

@@ -5,6 +5,7 @@ import os
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side, and threads that wait for each other cost more than they bring
 
 import pytest
 import torch

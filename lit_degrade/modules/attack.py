@@ -121,7 +121,7 @@ class AttackModule(StimulusModule):
             loss = batch.loss(self.subject)
         if not torch.isfinite(loss):
             raise Diverged(self.global_step, "training loss")
-        self.log_now("train_nats_per_token", loss.item(), self.global_step)
+        self.log_step("train_nats_per_token", loss.item())
         return loss if self._loss_scale == 1.0 else loss * self._loss_scale
 
     @property

@@ -64,6 +64,15 @@ class SubjectModule(pl.LightningModule):
         for logger in self.loggers:
             logger.log_metrics({name: value}, step)
 
+    def log_step(self, name: str, value: float) -> None:
+        """Log a value of this training step: to the record always, to W&B every `trainer.log_every_n_steps` steps.
+
+        A call to W&B costs a tenth of a small subject's step.
+        """
+        sparse = self.global_step % self.trainer.log_every_n_steps
+        for logger in self.loggers[:1] if sparse else self.loggers:
+            logger.log_metrics({name: value}, self.global_step)
+
     def progress(self, description: str, total: int) -> Progress:
         """Progress bar of a stage."""
         return Progress(description, total, self.show_progress)

@@ -158,7 +158,7 @@ class PretrainModule(SubjectModule):
         loss = token_nll(self.model(input_ids=batch).logits, batch).mean()
         if not torch.isfinite(loss):
             raise Diverged(self.global_step, "training loss")
-        self.log_now("train_nats_per_token", loss.item(), self.global_step)
+        self.log_step("train_nats_per_token", loss.item())
         return loss
 
     def on_fit_end(self) -> None:
