@@ -47,7 +47,7 @@ def _use_intact(logger: WandbLogger, lineage: dict[str, str]) -> None:
     """Draw the edge intact subject -> run; offline W&B cannot, and the metadata carries it instead."""
     import wandb
 
-    if not logger.experiment.settings._offline:
+    if not logger.experiment.offline:
         name = Path(lineage["subject"]).name
         intact = wandb.Artifact(f"intact-{name}", "subject", metadata={"sha256": lineage["intact"]})
         logger.experiment.use_artifact(intact)

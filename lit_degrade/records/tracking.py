@@ -103,7 +103,7 @@ def finish_wandb(loggers: list[Logger], record: RunRecord, exit_code: int) -> No
             logger.experiment.summary.update(record.summary)
             record.notes["wandb"] = {
                 "run": logger.experiment.path,
-                "mode": "offline" if logger.experiment.settings._offline else "online",
+                "mode": "offline" if logger.experiment.offline else "online",
                 "folder": os.path.relpath(logger.experiment.settings.sync_dir, record.folder.parent),
             }
             wandb.finish(exit_code=exit_code)

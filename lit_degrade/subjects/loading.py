@@ -198,6 +198,10 @@ def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bo
         # The packed bfloat16 kernel that 4-bit layers switch to in evaluation has no gradient, and says nothing of it.
         if hasattr(module, flag := "support_avx512bf16_for_cpu"):
             setattr(module, flag, False)
+        # BLOOM wraps the tanh GELU in a function without forward-mode derivative; torch's own has one.
+        for name, child in module.named_children():
+            if type(child).__name__ == "BloomGelu":
+                setattr(module, name, nn.GELU(approximate="tanh"))
     return model
 
 
