@@ -1,5 +1,7 @@
 """What every run has: a subject, a text, a seed and a run record."""
 
+from typing import Any, cast
+
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
@@ -69,7 +71,7 @@ class SubjectModule(pl.LightningModule):
 
         A call to W&B costs a tenth of a small subject's step.
         """
-        sparse = self.global_step % self.trainer.log_every_n_steps
+        sparse = self.global_step % cast(Any, self.trainer).log_every_n_steps
         for logger in self.loggers[:1] if sparse else self.loggers:
             logger.log_metrics({name: value}, self.global_step)
 
