@@ -9,9 +9,8 @@ from lit_degrade.listing import list_known
 
 VERBS = {
     "fit": "attack or pretrain a subject",
-    "validate": "measure a subject",
+    "validate": "measure a subject (the same as test)",
     "test": "measure a subject",
-    "predict": "generate text with a subject",
     "list": "show what is known: subjects, stimuli, targets, optimizers, precisions, adapters, configs",
 }
 HELP = f"""usage: python -m lit_degrade VERB [options]

@@ -99,6 +99,10 @@ class DegradeCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Load everything that a user can get wrong, then start the loggers."""
+        if self.subcommand not in self.model.verbs:
+            raise UserError(
+                f"{type(self.model).__name__} does not answer '{self.subcommand}'. Available: {', '.join(self.model.verbs)}."
+            )
         shown = self.config[self.subcommand].verbosity != "quiet" and sys.stderr.isatty()
         self.record.open()
         try:

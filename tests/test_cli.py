@@ -57,6 +57,7 @@ BAD = {
     "results": (["--results", FILE], "cannot be written: Not a directory"),
     "experiment": (["--experiment", "../elsewhere"], "is not a folder name"),
     "accelerator": (["--trainer.accelerator", "gpux"], "trainer: You selected an invalid accelerator name"),
+    "verb": (["--model", "EvaluateModule"], "EvaluateModule does not answer 'fit'. Available: validate, test"),
     "config": (["--config", "no.yaml"], "File does not exist"),
 }
 

@@ -113,6 +113,14 @@ def test_the_attacked_subject_is_a_subject(attacked: Path, tmp_path: Path) -> No
     assert measured["perplexity_pre"] == pytest.approx(summary_of(attacked)["perplexity_post"], rel=1e-5)
 
 
+def test_validate_measures_what_test_measures(tmp_path: Path) -> None:
+    rest = ["--config", str(ROOT / "configs/evaluate.yaml"), "--subject", "tiny-60k", "--precision", "int8"]
+    quick = ["--text.probe_tokens", "2048", "--verbosity", "quiet"]
+    one, two = (summary_of(run(tmp_path / verb, verb=[verb, *rest, *quick])) for verb in ("test", "validate"))
+    assert one["perplexity_pre"] == two["perplexity_pre"]
+    assert one["effective_rank_layer1"] == two["effective_rank_layer1"]
+
+
 def test_adamw_is_adamw() -> None:
     """Known error 4: what is called AdamW moves every weight by lr at its first step; Adafactor and SGD do not."""
     from lit_degrade.modules.optimizers import build_optimizer

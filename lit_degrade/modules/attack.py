@@ -24,6 +24,7 @@ class AttackModule(StimulusModule):
     """Train a subject on a stimulus."""
 
     stimulus_data: StimulusData
+    verbs = ("fit",)
     headline = (
         "perplexity_pre",
         "perplexity_post",

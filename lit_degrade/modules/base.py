@@ -24,6 +24,8 @@ class SubjectModule(pl.LightningModule):
     subject: Subject
     probe: TokenStream
     show_progress: bool = False
+    verbs: tuple[str, ...]
+    """Lightning's verbs that this module answers"""
     headline: tuple[str, ...] = ()
     """columns of the summary that are printed at the end"""
 
@@ -62,7 +64,7 @@ class SubjectModule(pl.LightningModule):
         return hidden_spectra(self.logits, self.subject.anatomy.blocks, self.probe.ids[: RANK_TOKENS // self.text.block])
 
     def log_now(self, name: str, value: float, step: int) -> None:
-        """Give a value to every logger at once; Lightning's `log` keeps it for epoch averages too, for 1 ms a step."""
+        """Give a value to every logger at once; Lightning's `log` would keep it for epoch averages too."""
         for logger in self.loggers:
             logger.log_metrics({name: value}, step)
 

@@ -17,6 +17,7 @@ from lit_degrade.text import TextSource
 class CatalystModule(StimulusModule):
     """Certify a null space and compare every stimulus's share of gradient energy inside it, over several seeds."""
 
+    verbs = ("test",)
     headline = (
         "null_lambda_max",
         "null_ratio_best",

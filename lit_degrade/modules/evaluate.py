@@ -13,6 +13,7 @@ from lit_degrade.subjects.loading import load_subject
 class EvaluateModule(SubjectModule):
     """Perplexity, bits per byte, token accuracy and the spectra of every layer of an unchanged subject."""
 
+    verbs = ("validate", "test")
     headline = ("probe_tokens", "nats_per_token_pre", "perplexity_pre", "bits_per_byte_pre", "token_accuracy_pre")
 
     def prepare(self, device: torch.device) -> None:
@@ -24,6 +25,8 @@ class EvaluateModule(SubjectModule):
         """One step: the probes cut their own batches."""
         return DataLoader([0], batch_size=None)  # type: ignore[arg-type]
 
+    val_dataloader = test_dataloader
+
     def test_step(self, batch: int, batch_idx: int) -> None:
         """Measure everything."""
         with self.record.timed("probes"):
@@ -32,3 +35,5 @@ class EvaluateModule(SubjectModule):
         facts = {f"{name}_layer{s.depth}": value for s in spectra for name, value in s.measures().items()}
         self.record.add(probe_tokens=measured.tokens, rank_tokens=spectra[0].n_tokens, **measured.facts("pre"), **facts)
         self.record.save_tensors(paths.SPECTRA, {f"layer{s.depth:02d}": s.sigma for s in spectra})
+
+    validation_step = test_step

@@ -81,6 +81,7 @@ class RandomWindows(IterableDataset[Tensor]):
 class PretrainModule(SubjectModule):
     """Train a GPT-NeoX of the embedded ladder from random weights, with its tokenizer, and save it in half precision."""
 
+    verbs = ("fit",)
     headline = ("n_parameters", "steps", "tokens_seen", "perplexity_post", "bits_per_byte_post", "token_accuracy_post")
 
     def __init__(
