@@ -221,7 +221,7 @@ def _refuse_abbreviations(args: Sequence[str], model: dict[str, Any]) -> None:
     """Refuse shortened keys of the model, which the parser completes without a word."""
     for arg in args:
         if arg.startswith("--model."):
-            here = model["init_args"]
+            here = model.get("init_args", {})
             for key in arg.partition("=")[0].removeprefix("--model.").removeprefix("init_args.").split("."):
                 if isinstance(here, dict) and key not in here and key != "class_path":
                     raise unknown(f"key in {arg}", key, here)

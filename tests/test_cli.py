@@ -57,7 +57,6 @@ BAD = {
     "results": (["--results", FILE], "cannot be written: Not a directory"),
     "experiment": (["--experiment", "../elsewhere"], "is not a folder name"),
     "accelerator": (["--trainer.accelerator", "gpux"], "trainer: You selected an invalid accelerator name"),
-    "verb": (["--model", "EvaluateModule"], "EvaluateModule does not answer 'fit'. Available: validate, test"),
     "config": (["--config", "no.yaml"], "File does not exist"),
 }
 
@@ -80,6 +79,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, tmp_path: Path, cap
     assert len(err.strip().splitlines()) == 1, err
     assert message in err
     assert sorted(p.name for p in tmp_path.iterdir()) == ["given"]
+
+
+def test_a_verb_that_a_module_does_not_answer_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--config", str(ROOT / "configs/evaluate.yaml"), "--results", str(tmp_path / "results")]) == 2
+    assert "EvaluateModule does not answer 'fit'. Available: validate, test." in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_published_setting_resolves(capsys: pytest.CaptureFixture[str]) -> None:
