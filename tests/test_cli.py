@@ -39,6 +39,8 @@ BAD = {
     "stimulus": (["--model.stimulus", "eigen_prio"], "Unknown stimulus 'eigen_prio'. Did you mean 'eigen_prion'?"),
     "precision": (["--precision", "fp8"], "Unknown precision 'fp8'. Available: fp32, bf16, fp16, int8, nf4"),
     "target": (["--model.null_space.target", "mlp_gate"], "Unknown target for gpt_neox 'mlp_gate'"),
+    "target outside the blocks": (["--model.null_space.target", "embed"], "Target 'embed' is not made of block matrices"),
+    "part of a matrix": (["--model.null_space.target", "attn_v"], "is a part of a fused gpt_neox matrix. Use 'attn'"),
     "optimizer": (["--model.optimizer", "adam"], "Unknown optimizer 'adam'. Did you mean 'adamw'? Available: adamw, sgd"),
     "key": (["--modle.lr", "1"], "Unknown key 'modle.lr'"),
     "module key": (

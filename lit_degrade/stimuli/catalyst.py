@@ -148,8 +148,7 @@ def sequence_losses(subject: Subject, tokens: Tensor, replaced: Mapping[str, Ten
 def soft_loss(subject: Subject, one_hot: Tensor) -> Tensor:
     """The loss of one sequence as a function of its one-hot rows (length, vocabulary), which are inputs and labels both."""
     embedded = one_hot.to(subject.embedding.dtype) @ subject.embedding
-    scale = getattr(subject.model.get_input_embeddings(), "embed_scale", 1.0)
-    logits = subject.model(inputs_embeds=(embedded * scale)[None], use_cache=False).logits[0]
+    logits = subject.model(inputs_embeds=(embedded * subject.embedding_scale)[None], use_cache=False).logits[0]
     return -(one_hot[1:] * F.log_softmax(logits[:-1].float(), -1)).sum(-1).mean()
 
 

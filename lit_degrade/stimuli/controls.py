@@ -53,7 +53,7 @@ def gaussian_noise(
     `matched` has the mean and deviation of the subject's embedding matrix in each dimension; `published` is 0.1 N(0, 1).
     """
     labels = random_tokens(allowed, sequences, length, generator).tokens
-    table = subject.embedding.detach().float().cpu()
+    table = (subject.embedding * subject.embedding_scale).detach().float().cpu()
     draws = torch.randn(sequences, length, table.shape[1], generator=generator)
     if noise == "published":
         return StimulusData(labels, PUBLISHED_NOISE_STD * draws)

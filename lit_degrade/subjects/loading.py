@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Anatomy
-from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, HUB, LADDER, SubjectSpec
+from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, GROUPS, HUB, LADDER, SubjectSpec
 from lit_degrade.subjects.hub import go_offline_if_unreachable, hub_endpoint
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32, "nf4": torch.float32}
@@ -65,11 +65,26 @@ class Subject:
         """Parameters that a gradient step changes, by name."""
         return {name: p for name, p in self.model.named_parameters() if p.requires_grad}
 
+    @property
+    def embedding_scale(self) -> float | Tensor:
+        """What the embedding matrix is multiplied with on its way into the first block (1 but for Gemma)."""
+        return getattr(self.model.get_input_embeddings(), "embed_scale", 1.0)
+
     def parameters(self, target: str) -> dict[str, nn.Parameter]:
-        """Trainable matrices of a target; with LoRA the adapters themselves, since the rest is frozen."""
+        """Trainable block matrices of a target; with LoRA the adapters themselves, since the rest is frozen.
+
+        Raises: UserError for a target that is not made of whole matrices of the transformer blocks.
+        """
         named = dict(self.model.named_parameters())
+        chosen = self.anatomy.select(target)
+        if not {site.component for site in chosen} <= set(GROUPS["blocks"]):
+            raise UserError(
+                f"Target '{target}' is not made of block matrices. Available: {', '.join(GROUPS)}, and their parts."
+            )
+        names = {site.parameter for site in chosen}
+        if any(s.parameter in names and s.kind == "weight" and s not in chosen for s in self.anatomy.sites):
+            raise UserError(f"Target '{target}' is a part of a fused {self.anatomy.family} matrix. Use 'attn' for all of it.")
         if self.spec.adapter == "lora":
-            self.anatomy.select(target)
             return {site.parameter: named[site.parameter] for site in self.anatomy.sites if site.kind == "adapter"}
         return {name: named[name] for name in self.anatomy.parameter_names(target)}
 
