@@ -224,7 +224,7 @@ def _without_dropout(config: Any) -> None:
     """No dropout anywhere: an attack and its placebo differ in their data, not in which units were silent."""
     for part in (config, getattr(config, "text_config", None)):
         for key, value in list(vars(part).items()) if part is not None else ():
-            if ("drop" in key or key.endswith("pdrop")) and isinstance(value, float):
+            if "drop" in key and isinstance(value, float):
                 setattr(part, key, 0.0)
 
 
