@@ -110,13 +110,13 @@ class DegradeCLI(LightningCLI):
             self.model.show_progress = shown
             with self.record.timed("prepare"):
                 self.model.prepare(self.trainer.strategy.root_device)
+            mode = wandb_mode()
+            self.trainer.loggers = [RecordLogger(self.record)]  # first: `log_step` gives it every step
+            if mode != "disabled":
+                self.trainer.loggers.append(wandb_logger(self.record, mode))
         except BaseException:
             self.record.discard()
             raise
-        mode = wandb_mode()
-        self.trainer.loggers = [RecordLogger(self.record)]  # first: `log_step` gives it every step
-        if mode != "disabled":
-            self.trainer.loggers.append(wandb_logger(self.record, mode))
         cast(Any, self.trainer).callbacks += [ShowProgress(), WriteRecord(self.record)]
 
 

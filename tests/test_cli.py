@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from lit_degrade.cli import main
+from lit_degrade.errors import UserError
 from lit_degrade.records.tracking import wandb_mode
 
 ROOT = Path(__file__).parent.parent
@@ -134,3 +135,6 @@ def test_wandb_is_offline_without_account_or_network(monkeypatch: pytest.MonkeyP
         assert wandb_mode() == "online"
     monkeypatch.setenv("WANDB_MODE", "disabled")
     assert wandb_mode() == "disabled"
+    monkeypatch.setenv("WANDB_MODE", "ofline")
+    with pytest.raises(UserError, match=r"Unknown WANDB_MODE 'ofline'. Did you mean 'offline'\?"):
+        wandb_mode()

@@ -5,11 +5,12 @@ import os
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
+from lit_degrade.errors import unknown
 from lit_degrade.records.run_record import RunRecord
 from lit_degrade.subjects.hub import reachable
 
@@ -51,10 +52,15 @@ class RecordLogger(Logger):
 
 
 def wandb_mode() -> Mode:
-    """WANDB_MODE when set; else online with an API key and a server that answers; else offline."""
+    """WANDB_MODE when set; else online with an API key and a server that answers; else offline.
+
+    Raises: UserError for a WANDB_MODE that is none of these.
+    """
     asked = os.environ.get("WANDB_MODE")
     if asked:
-        return "offline" if asked in ("offline", "dryrun") else "disabled" if asked in ("disabled", "shared") else "online"
+        if asked not in get_args(Mode):
+            raise unknown("WANDB_MODE", asked, get_args(Mode))
+        return cast(Mode, asked)
     url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
     return "online" if _has_key(url) and reachable(url) else "offline"
 
