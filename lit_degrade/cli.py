@@ -4,7 +4,7 @@ import sys
 from collections.abc import Sequence
 
 from lit_degrade import __version__
-from lit_degrade.errors import Diverged, UserError, unknown
+from lit_degrade.errors import Diverged, OutOfMemory, UserError, unknown
 from lit_degrade.listing import list_known
 
 VERBS = {
@@ -45,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"lit_degrade: {error}", file=sys.stderr)
         return 2
+    except OutOfMemory as error:
+        print(f"lit_degrade: {error}", file=sys.stderr)
+        return 1
     except Diverged as error:
         print(f"lit_degrade: diverged: {error}", file=sys.stderr)
         return 3

@@ -8,6 +8,10 @@ class UserError(Exception):
     """A mistake in a config, a file or an environment: one clear line, exit code 2, nothing written."""
 
 
+class OutOfMemory(Exception):
+    """Memory ran out: one line with what would help, exit code 1; the record says that the run failed."""
+
+
 class Diverged(Exception):
     """The loss or a gradient became non-finite: an outcome, recorded with its step, exit code 3."""
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lit_degrade.errors import UserError, unknown
-from lit_degrade.stimuli.catalog import OPTIMIZERS, STIMULI
+from lit_degrade.stimuli.catalog import OPTIMIZERS, PROTOCOLS, STIMULI
 from lit_degrade.subjects.catalog import ADAPTERS, COMPONENTS, GROUPS, HUB, LADDER, PRECISIONS
 
 
@@ -32,6 +32,7 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "stimuli": lambda: STIMULI,
     "targets": _targets,
     "optimizers": lambda: OPTIMIZERS,
+    "protocols": lambda: PROTOCOLS,
     "precisions": lambda: PRECISIONS,
     "adapters": lambda: ADAPTERS,
     "configs": _configs,

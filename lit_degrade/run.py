@@ -5,10 +5,12 @@ import json
 import logging
 import os
 import re
+import shlex
 import signal
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib import import_module
 from pathlib import Path
@@ -16,6 +18,7 @@ from types import FrameType
 from typing import Any, Literal, cast
 
 import jsonargparse
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -25,21 +28,25 @@ from rich.table import Table
 
 from lit_degrade.callbacks import ShowProgress, WriteRecord
 from lit_degrade.curvature.null_space import NullSpaceSettings
-from lit_degrade.errors import Diverged, UserError, unknown
+from lit_degrade.errors import Diverged, OutOfMemory, UserError, unknown
 from lit_degrade.modules import SubjectModule
 from lit_degrade.modules.stimulus import StimulusSettings
 from lit_degrade.records import paths
+from lit_degrade.records.cache import Cache
 from lit_degrade.records.run_record import RunRecord
-from lit_degrade.records.tracking import RecordLogger, wandb_logger, wandb_mode
-from lit_degrade.subjects.catalog import Adapter, Precision, SubjectSpec
+from lit_degrade.records.tracking import RecordLogger, fetch_subject, wandb_logger, wandb_mode
+from lit_degrade.subjects.catalog import HUB, LADDER, Adapter, Precision, SubjectSpec
+from lit_degrade.subjects.loading import files_sha256, locate
 from lit_degrade.text import TextSource
 
+ARTIFACT = "wandb-artifact:"
+"""What a --subject that is a W&B artifact starts with."""
 Verbosity = Literal["quiet", "normal", "verbose"]
 DEFAULTS = Path(__file__).parent / "defaults.yaml"
 NOISY = ("lightning.pytorch", "lightning.fabric", "torch", "transformers", "bitsandbytes", "wandb")
 TOP_KEYS = (
-    "subject", "precision", "adapter", "gradient_checkpointing", "experiment", "results", "repeat", "verbosity",
-    "seed_everything", "config", "text", "model", "trainer",
+    "subject", "attacked_by", "precision", "adapter", "gradient_checkpointing", "experiment", "results", "cache_gb", "repeat",
+    "verbosity", "seed_everything", "config", "text", "model", "trainer",
 )  # fmt: skip
 GROUPS = {"trainer": Trainer, "text": TextSource, "null_space": NullSpaceSettings, "stimuli": StimulusSettings}
 """What an unknown key is compared with."""
@@ -55,19 +62,29 @@ class DegradeCLI(LightningCLI):
     given: Sequence[str]
     """the command line"""
 
-    def __init__(self, args: Sequence[str], **options: Any) -> None:
-        """Parse `args` and run them."""
+    def __init__(self, args: Sequence[str], resolve_only: bool, **options: Any) -> None:
+        """Parse `args` and run them; with `resolve_only` stop where the record is known."""
         self.given = args
-        super().__init__(SubjectModule, args=list(args), **options)
+        self.resolve_only = resolve_only
+        try:
+            super().__init__(SubjectModule, args=list(args), **options)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if _out_of_memory(error):
+                raise OutOfMemory(f"out of memory. {_less_memory(self.config[self.subcommand])}") from error
+            raise
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Keys that mean the same on every verb."""
         parser.add_argument("--subject", type=str, default="tiny-1m", help="name (`list subjects`), hub id or folder")
+        parser.add_argument(
+            "--attacked_by", type=str, default="", help="arguments of the `fit` that attacks the subject first, unless recorded"
+        )
         parser.add_argument("--precision", type=Precision, default="fp32", help="compute and storage format")
         parser.add_argument("--adapter", type=Adapter, default="full", help="which weights training may change")
         parser.add_argument("--gradient_checkpointing", type=bool, default=False, help="less memory, more time")
         parser.add_argument("--experiment", type=str, default="runs", help="folder of the record below --results")
         parser.add_argument("--results", type=str, default="results", help="root folder of all records")
+        parser.add_argument("--cache_gb", type=float, default=4.0, help="disk for what runs share, below --results; 0: none")
         parser.add_argument("--repeat", type=bool, default=False, help="run again although a finished record exists")
         parser.add_argument("--verbosity", type=Verbosity, default="normal", help="how much is printed")
         parser.add_class_arguments(TextSource, "text")
@@ -93,8 +110,51 @@ class DegradeCLI(LightningCLI):
         config = {key: value for key, value in plain.items() if key != "config"}
         _refuse_abbreviations(self.given, config["model"])
         _check_experiment(options.experiment)
-        self.record = RunRecord(str(self.subcommand), config)
-        if self.record.finished() in ("done", "diverged") and not options.repeat:
+        inputs = self._locate_subject(options)
+        self.record = RunRecord(str(self.subcommand), config, inputs)
+        if self.resolve_only:
+            raise Resolved(self.record)
+        self._refuse_recorded(options.repeat)
+
+    def _locate_subject(self, options: Any) -> dict[str, str]:
+        """Point the module at a subject that has to be made or fetched first; returns hashes of what no name identifies."""
+        place, inputs = options.model.init_args.subject, {}
+        if options.subject.startswith(ARTIFACT):
+            root = Path(options.results).expanduser() / ".artifacts"
+            place["name"] = str(fetch_subject(options.subject.removeprefix(ARTIFACT), root))
+        if place["name"] not in (*LADDER, *HUB) and Path(place["name"]).expanduser().is_dir():
+            inputs["subject"] = files_sha256(Path(locate(place["name"])))
+        if options.attacked_by:
+            attack = self._attack_arguments(options)
+            if self.resolve_only:
+                inputs["attack"] = resolve(attack).run_id
+            else:
+                record = self._attack(attack)
+                inputs["attack"] = record.run_id
+                place["name"] = str(record.folder)
+        return inputs
+
+    def _attack_arguments(self, options: Any) -> list[str]:
+        """The command line of the attack: what was asked for, on the same subject, text and seed as this run."""
+        same = [
+            f"--{key}={options[key]}" for key in ("subject", "precision", "adapter", "seed_everything", "results", "cache_gb")
+        ]
+        same += [f"--gradient_checkpointing={str(options.gradient_checkpointing).lower()}", "--verbosity=quiet"]
+        same += [f"--text.{key}={value}" for key, value in vars(options.text).items()]
+        return ["fit", *shlex.split(options.attacked_by), *same]
+
+    def _attack(self, args: list[str]) -> RunRecord:
+        """The record of the attack, after running it where there is none."""
+        record = resolve(args)
+        if record.finished() not in ("done", "diverged"):
+            with _hidden_from_agent():
+                record = _parse(args, resolve_only=False).record
+        if record.finished() == "diverged":
+            raise UserError(f"--attacked_by: that attack diverged, so there is no subject to go on with: {record.folder}")
+        return record
+
+    def _refuse_recorded(self, repeat: bool) -> None:
+        if self.record.finished() in ("done", "diverged") and not repeat:
             raise AlreadyRecordedError(self.record)
 
     def after_instantiate_classes(self) -> None:
@@ -106,7 +166,10 @@ class DegradeCLI(LightningCLI):
         shown = self.config[self.subcommand].verbosity != "quiet" and sys.stderr.isatty()
         self.record.open()
         try:
+            self._refuse_recorded(self.config[self.subcommand].repeat)  # another process may have been writing it
+            options = self.config[self.subcommand]
             self.model.record = self.record
+            self.model.cache = Cache(Path(options.results).expanduser() / ".cache", options.cache_gb)
             self.model.show_progress = shown
             with self.record.timed("prepare"):
                 self.model.prepare(self.trainer.strategy.root_device)
@@ -129,11 +192,49 @@ class AlreadyRecordedError(Exception):
         self.record = record
 
 
+class Resolved(Exception):
+    """The record that a command line would write, found without running anything."""
+
+    def __init__(self, record: RunRecord) -> None:
+        """Keep the record."""
+        super().__init__(record.run_id)
+        self.record = record
+
+
 def run(args: Sequence[str]) -> None:
     """Run one of Lightning's verbs, and print its headline numbers and its folder.
 
     Raises: UserError for bad input (nothing is left behind), Diverged when the run has ended in non-finite numbers.
     """
+    try:
+        cli = _parse(args, resolve_only=False)
+    except AlreadyRecordedError as found:
+        record = found.record
+        if record.finished() == "diverged":
+            step = json.loads((record.folder / paths.SUMMARY).read_text())["diverged_at_step"]
+            raise Diverged(step, f"the recorded run in {record.folder}") from None
+        print(f"This run is already recorded; --repeat true runs it again.\n{record.folder}")
+        return
+    options = cli.config[cli.subcommand]
+    if options.verbosity != "quiet":
+        _print_headline(cli.record, cli.model.headline)
+    print(cli.record.folder)
+
+
+def resolve(args: Sequence[str]) -> RunRecord:
+    """The record that a command line writes, or has written; nothing is run.
+
+    Raises: UserError for bad input that shows in the config alone.
+    """
+    try:
+        _parse(args, resolve_only=True)
+    except Resolved as found:
+        return found.record
+    raise AssertionError("a resolved command line raises Resolved")
+
+
+def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
+    """Parse a command line and, unless only its record is wanted, run it."""
     _refuse_linked_keys(args)
     _set_log_level(logging.ERROR)
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -141,8 +242,9 @@ def run(args: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, _terminate)
     verb: dict[str, Any] = {"exit_on_error": False, "default_config_files": [str(DEFAULTS)]}
     try:
-        cli = DegradeCLI(
+        return DegradeCLI(
             args,
+            resolve_only,
             subclass_mode_model=True,
             save_config_callback=None,
             seed_everything_default=42,
@@ -160,17 +262,17 @@ def run(args: Sequence[str]) -> None:
         )
     except jsonargparse.ArgumentError as error:
         raise UserError(one_line(str(error))) from error
-    except AlreadyRecordedError as found:
-        record = found.record
-        if record.finished() == "diverged":
-            step = json.loads((record.folder / paths.SUMMARY).read_text())["diverged_at_step"]
-            raise Diverged(step, f"the recorded run in {record.folder}") from None
-        print(f"This run is already recorded; --repeat true runs it again.\n{record.folder}")
-        return
-    options = cli.config[cli.subcommand]
-    if options.verbosity != "quiet":
-        _print_headline(cli.record, cli.model.headline)
-    print(cli.record.folder)
+
+
+@contextmanager
+def _hidden_from_agent() -> Iterator[None]:
+    """A run within a run is not the one that `wandb agent` is waiting for."""
+    names = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
 
 
 def one_line(message: str) -> str:
@@ -190,6 +292,30 @@ def one_line(message: str) -> str:
     if found := re.search(r"Parser key \"([\w.]+)\": (Expected a .*?\. Got value: \S+)", flat):
         return f"{found[1]}: {found[2]}"
     return flat.partition(" Given value type")[0]
+
+
+def _out_of_memory(error: Exception) -> bool:
+    """The host's allocator raises a plain RuntimeError."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
+def _less_memory(options: Any) -> str:
+    """The first three settings that are not in use yet and would save the most."""
+    arguments = options.model.init_args
+    space = arguments.get("null_space")
+    wanted = [
+        ("--gradient_checkpointing true", not options.gradient_checkpointing),
+        ("--model.null_space.offload true", space is not None and not space.offload),
+        ("--model.null_space.microbatch 1", space is not None and space.microbatch != 1),
+        ("--model.null_space.directions 3 --model.null_space.products 20", space is not None and space.directions > 3),
+        ("--adapter lora", options.adapter != "lora"),
+        ("--model.optimizer adamw8bit", arguments.get("optimizer") == "adamw"),
+        ("--text.probe_tokens 8192", options.text.probe_tokens > 8192),
+        ("a smaller --subject", True),
+        ("--precision nf4", options.precision != "nf4"),
+        ("more memory", True),
+    ]
+    return f"These would help: {', or '.join([setting for setting, useful in wanted if useful][:3])}."
 
 
 def _keys(owner: type) -> list[str]:

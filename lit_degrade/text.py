@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from lit_degrade.errors import UserError
 from lit_degrade.subjects.hub import go_offline_if_unreachable
@@ -224,3 +225,17 @@ def encode(documents: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> To
             ids.append(tokenizer.eos_token_id)
             byte_counts.append(0)
     return TokenStream(torch.tensor(ids), torch.tensor(byte_counts))
+
+
+class RandomWindows(IterableDataset[Tensor]):
+    """Endless batches (batch, length) of random windows of a token stream."""
+
+    def __init__(self, ids: Tensor, length: int, batch: int, windows: torch.Generator) -> None:
+        """Draw window starts from `windows`."""
+        self.ids, self.length, self.batch, self.windows = ids, length, batch, windows
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield batches for ever."""
+        while True:
+            starts = torch.randint(len(self.ids) - self.length + 1, (self.batch,), generator=self.windows)
+            yield self.ids[starts[:, None] + torch.arange(self.length)]

@@ -60,10 +60,10 @@ def _null_space(family: str) -> None:
     def loss() -> Tensor:
         return token_nll(subject.model(input_ids=tokens).logits, tokens).mean()
 
-    factors = kronecker_factors(subject.model, parameters, loss)
+    factors = kronecker_factors(subject.model, parameters, [loss])
     nulls = exact_nulls(subject.anatomy, parameters, factors)
     assert nulls
-    hessian = HessianProducts(loss, parameters)
+    hessian = HessianProducts([loss], parameters)
     gradient = hessian.gradient()
     random = torch.nn.functional.normalize(torch.randn(hessian.size), dim=0)
     curvature = float(hessian(random).norm())
@@ -110,7 +110,7 @@ def test_layernorm_families_have_softmax_shifts_and_rmsnorm_with_full_rotation_h
         subject = wrap(random_model(family))
         parameters = subject.parameters("blocks")
         loss = lambda: token_nll(subject.model(input_ids=tokens).logits, tokens).mean()  # noqa: E731
-        nulls = exact_nulls(subject.anatomy, parameters, kronecker_factors(subject.model, parameters, loss))
+        nulls = exact_nulls(subject.anatomy, parameters, kronecker_factors(subject.model, parameters, [loss]))
         return sum(null.dims for null in nulls if null.site.component == "attn_k" and null.site.depth == 2)
 
     assert shifts("gpt2") == 32  # every key row, one input direction

@@ -28,7 +28,7 @@ def test_equals_the_explicit_hessian_on_a_layernorm_model() -> None:
 
     at = torch.cat([p.detach().reshape(-1) for p in parameters.values()])
     explicit = torch.autograd.functional.hessian(loss_at, at)
-    hessian = HessianProducts(lambda: nn.functional.cross_entropy(model(x), y), parameters)
+    hessian = HessianProducts([lambda: nn.functional.cross_entropy(model(x), y)], parameters)
     ours = torch.stack([hessian(row).double() for row in torch.eye(len(at)).double()])
     torch.testing.assert_close(ours, explicit, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(ours, ours.T, rtol=1e-4, atol=1e-6)
@@ -41,7 +41,7 @@ def _setup(subject: Subject) -> tuple[dict[str, nn.Parameter], torch.Tensor]:
 
 def test_agrees_with_float64_finite_differences_on_a_trained_subject(tiny: Subject) -> None:
     parameters, tokens = _setup(tiny)
-    hessian = HessianProducts(lambda: token_nll(tiny.model(input_ids=tokens).logits, tokens).mean(), parameters)
+    hessian = HessianProducts([lambda: token_nll(tiny.model(input_ids=tokens).logits, tokens).mean()], parameters)
     v = torch.nn.functional.normalize(torch.randn(hessian.size, generator=torch.Generator().manual_seed(2)), dim=0)
     exact = copy.deepcopy(tiny.model).double()
     # The library computes attention softmax and rotations in float32 whatever the model; float64 inputs and sums around them
@@ -70,7 +70,7 @@ def test_one_graph_serves_many_products_and_the_gradient(tiny: Subject) -> None:
     def loss() -> torch.Tensor:
         return token_nll(tiny.model(input_ids=tokens).logits, tokens).mean()
 
-    hessian = HessianProducts(loss, parameters)
+    hessian = HessianProducts([loss], parameters)
     v, w = torch.randn(2, hessian.size)
     torch.testing.assert_close(hessian(v + w), hessian(v) + hessian(w), rtol=1e-3, atol=1e-4)
     assert float(w @ hessian(v)) == pytest.approx(float(v @ hessian(w)), rel=1e-3)
@@ -86,7 +86,7 @@ def test_central_difference_agrees_and_restores_bit_for_bit() -> None:
     def loss() -> torch.Tensor:
         return token_nll(subject.model(input_ids=tokens).logits, tokens).mean()
 
-    exact, central = HessianProducts(loss, parameters), HessianProducts(loss, parameters, "central_difference")
+    exact, central = HessianProducts([loss], parameters), HessianProducts([loss], parameters, "central_difference")
     v = torch.nn.functional.normalize(torch.randn(exact.size, generator=torch.Generator().manual_seed(3)), dim=0)
     hv = exact(v)  # before the weights are moved under its graph
     assert float((hv - central(v)).norm() / hv.norm()) < 0.02
@@ -104,5 +104,5 @@ def test_central_difference_agrees_and_restores_bit_for_bit() -> None:
         return loss()
 
     with pytest.raises(Boom):
-        HessianProducts(failing, parameters, "central_difference")(v)
+        HessianProducts([failing], parameters, "central_difference")(v)
     assert all(torch.equal(p, before[name]) for name, p in parameters.items())

@@ -6,6 +6,7 @@ from torch import Tensor
 from lit_degrade.measures.effective_rank import LayerSpectrum, effective_rank, rank_reduction
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import paths
+from lit_degrade.subjects.lineage import recovery
 
 
 class LogSpectrum(pl.Callback):
@@ -50,6 +51,10 @@ class LogSpectrum(pl.Callback):
             rank_tokens=after[-1].n_tokens,
             **facts,
         )
+        intact = pl_module.measured_when_intact("effective_rank")
+        if intact is not None:
+            ranks = (effective_rank(spectra[-1].sigma) for spectra in (self.before, after))
+            pl_module.record.add(effective_rank_intact=intact, recovery_rank=recovery(intact, *ranks))
         pl_module.record.save_tensors(paths.SPECTRA, self.kept)
 
     def _measure(self, module: SubjectModule, step: int) -> list[LayerSpectrum]:

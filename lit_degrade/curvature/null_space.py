@@ -36,8 +36,15 @@ class NullSpaceSettings:
     hvp: HvpMethod | Literal["auto"] = "auto"
     """how products are formed; `auto` is exact, but central_difference at int8, whose kernels have no second derivative"""
 
+    microbatch: int = 0
+    """calibration blocks whose activations are held at once, 0: all; fewer need less memory and half as much time again"""
+    offload: bool = False
+    """keep directions and Krylov spaces in the host's memory rather than on the accelerator"""
+
     def check(self, n_parameters: int) -> None:
         """Raise: UserError when the space asked for does not fit the parameters."""
+        if self.microbatch < 0:
+            raise UserError(f"null_space.microbatch must be at least 0, not {self.microbatch}.")
         if min(self.directions, self.signal, self.random_directions, self.calibration_blocks) < 1:
             raise UserError(f"null_space directions, signal, random_directions, calibration_blocks: at least 1, not {self}.")
         if self.directions > n_parameters:
@@ -217,6 +224,10 @@ def find_null_space(
         on_product: called after each product.
     """
     device = next(iter(hessian.parameters.values())).device
+    store = torch.device("cpu") if settings.offload else device
+
+    def product(vector: Tensor) -> Tensor:
+        return hessian(vector.to(device)).to(store)
 
     def clean(vectors: Tensor) -> Tensor:
         for vector in vectors:
@@ -225,20 +236,20 @@ def find_null_space(
         return torch.nn.functional.normalize(vectors, dim=1)
 
     def random(count: int) -> Tensor:
-        return clean(torch.randn(count, hessian.size, generator=generator, device=generator.device).to(device))
+        return clean(torch.randn(count, hessian.size, generator=generator, device=generator.device).to(store))
 
     def images(vectors: Tensor) -> Tensor:
         rows = []
         for vector in vectors:
-            rows.append(hessian(vector))
+            rows.append(product(vector))
             on_product()
         return torch.stack(rows)
 
-    top = krylov(hessian, random(1), settings.products // 2, on_product)
+    top = krylov(product, random(1), settings.products // 2, on_product)
     values, signal, _ = top.extreme(settings.signal)
     del top
-    flat = clean(flat_random(factors, hessian.parameters, settings.directions, generator))
-    bottom = krylov(hessian, flat, settings.products - settings.products // 2, on_product)
+    flat = clean(flat_random(factors, hessian.parameters, settings.directions, generator, store))
+    bottom = krylov(product, flat, settings.products - settings.products // 2, on_product)
     directions = orthonormal(clean(bottom.flattest(settings.directions)))
     del bottom
     products = images(directions)

@@ -1,6 +1,6 @@
 """Hessian-vector products of a loss, exact or by central difference."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -29,48 +29,68 @@ def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: piece.view(tensor.shape) for piece, (name, tensor) in zip(pieces, like.items(), strict=True)}
 
 
+Losses = Sequence[Callable[[], Tensor]]
+"""Parts of a scalar loss, which is their sum; each is computed from the parameters' current values."""
+
+
 class HessianProducts:
     """v -> H v for the Hessian H of a scalar loss over chosen parameters, in float32.
 
     `exact` is reverse over reverse (Pearlmutter 1994); the graph of the gradient is built once and serves every product, so
-    a further product costs about 2.2 gradients instead of 3.3. `central_difference` is (g(w + hv) - g(w - hv)) / 2h, for
-    kernels without a second derivative; the weights are put back bit for bit.
+    a further product costs about 2.2 gradients instead of 3.3. Where the loss comes in several parts, no graph is kept: each
+    product rebuilds that of one part after the other, at 3.3 gradients and the activations of one part.
+    `central_difference` is (g(w + hv) - g(w - hv)) / 2h, for kernels without a second derivative; the weights are put back bit
+    for bit.
     """
 
-    def __init__(self, loss: Callable[[], Tensor], parameters: Mapping[str, Tensor], method: HvpMethod = "exact") -> None:
+    def __init__(self, losses: Losses, parameters: Mapping[str, Tensor], method: HvpMethod = "exact") -> None:
         """Take the gradient once.
 
         Args:
-            loss: computes the scalar loss from the parameters' current values.
+            losses: parts of the scalar loss.
             parameters: leaf tensors by name; n is their total number of elements.
             method: how products are formed.
         """
-        self.loss = loss
+        self.losses = losses
         self.parameters = dict(parameters)
         self.method = method
         self.n_products = 0
         self.size = sum(p.numel() for p in self.parameters.values())
-        self._graph: tuple[Tensor, ...] = ()
-        if method == "exact":
-            with twice_differentiable():
-                self._graph = torch.autograd.grad(loss(), list(self.parameters.values()), create_graph=True)
+        self._graph = self._gradient_graph(losses[0]) if method == "exact" and len(losses) == 1 else ()
 
     def gradient(self) -> Tensor:
         """Gradient of the loss, (n,)."""
-        tensors = self._graph or torch.autograd.grad(self.loss(), list(self.parameters.values()))
-        return flatten(dict(zip(self.parameters, tensors, strict=True)))
+        if self._graph:
+            return self._flat(self._graph)
+        return self._sum(self._flat(torch.autograd.grad(loss(), list(self.parameters.values()))) for loss in self.losses)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """H v for v of shape (n,); returns (n,)."""
         self.n_products += 1
         if self.method == "central_difference":
             return self._central_difference(vector)
-        direction = unflatten(vector, self.parameters)
+        direction = list(unflatten(vector, self.parameters).values())
+        if self._graph:
+            return self._flat(self._product(self._graph, direction, keep=True))
+        return self._sum(self._flat(self._product(self._gradient_graph(loss), direction, keep=False)) for loss in self.losses)
+
+    def _gradient_graph(self, loss: Callable[[], Tensor]) -> tuple[Tensor, ...]:
         with twice_differentiable():
-            products = torch.autograd.grad(
-                self._graph, list(self.parameters.values()), list(direction.values()), retain_graph=True
-            )
-        return flatten(dict(zip(self.parameters, products, strict=True)))
+            return torch.autograd.grad(loss(), list(self.parameters.values()), create_graph=True)
+
+    def _product(self, graph: tuple[Tensor, ...], direction: list[Tensor], keep: bool) -> tuple[Tensor, ...]:
+        with twice_differentiable():
+            return torch.autograd.grad(graph, list(self.parameters.values()), direction, retain_graph=keep)
+
+    def _flat(self, tensors: Iterable[Tensor]) -> Tensor:
+        return flatten(dict(zip(self.parameters, tensors, strict=True)))
+
+    @staticmethod
+    def _sum(parts: Iterator[Tensor]) -> Tensor:
+        total = next(parts)
+        for part in parts:
+            total += part
+        return total
 
     def _central_difference(self, vector: Tensor) -> Tensor:
         length = vector.norm()

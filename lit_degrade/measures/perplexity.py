@@ -36,11 +36,8 @@ class Likelihood:
 
     @property
     def perplexity(self) -> float:
-        """exp(nats per token); uniform logits give the size of the vocabulary. Infinite where it overflows."""
-        try:
-            return math.exp(self.nats_per_token)
-        except OverflowError:
-            return math.inf
+        """exp(nats per token); uniform logits give the size of the vocabulary."""
+        return perplexity_of(self.nats_per_token)
 
     @property
     def bits_per_byte(self) -> float:
@@ -60,6 +57,14 @@ class Likelihood:
             f"bits_per_byte_{when}": self.bits_per_byte,
             f"token_accuracy_{when}": self.token_accuracy,
         }
+
+
+def perplexity_of(nats_per_token: float) -> float:
+    """exp(nats per token), infinite where it overflows."""
+    try:
+        return math.exp(nats_per_token)
+    except OverflowError:
+        return math.inf
 
 
 def token_nll(logits: Tensor, tokens: Tensor) -> Tensor:

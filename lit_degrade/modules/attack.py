@@ -2,25 +2,28 @@
 
 from collections.abc import Iterable
 from itertools import repeat
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lit_degrade.curvature.null_space import NullSpaceSettings
-from lit_degrade.errors import Diverged, UserError
-from lit_degrade.modules.optimizers import build_optimizer
+from lit_degrade.measures.drift import weights_now
+from lit_degrade.measures.updates import StepLength
+from lit_degrade.modules.optimizers import MatchedSGD, build_optimizer
 from lit_degrade.modules.stimulus import StimulusModule, StimulusSettings
+from lit_degrade.modules.training import TrainingModule
 from lit_degrade.records import paths
-from lit_degrade.stimuli.catalog import OptimizerName, Stimulus
-from lit_degrade.stimuli.controls import StimulusData
+from lit_degrade.seeds import generator
+from lit_degrade.stimuli.catalog import OptimizerName, ProtocolName, Stimulus
+from lit_degrade.stimuli.controls import StimulusData, random_text
+from lit_degrade.stimuli.protocols import PROTOCOLS, PUBLISHED_SEED
+from lit_degrade.stimuli.published import embedding_ascent
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.text import TextSource
 
-FP16_LOSS_SCALE = 1024.0
-"""Keeps small gradients above float16's underflow; a power of two, so that scaling and unscaling are exact."""
 
-
-class AttackModule(StimulusModule):
+class AttackModule(TrainingModule, StimulusModule):
     """Train a subject on a stimulus."""
 
     stimulus_data: StimulusData
@@ -48,6 +51,7 @@ class AttackModule(StimulusModule):
         stimulus: Stimulus = "eigen_prion",
         optimizer: OptimizerName = "adamw",
         lr: float = 1e-4,
+        protocol: ProtocolName = "controlled",
         stimuli: StimulusSettings = StimulusSettings(),  # noqa: B008 (frozen)
         null_space: NullSpaceSettings = NullSpaceSettings(),  # noqa: B008 (frozen)
     ) -> None:
@@ -60,7 +64,8 @@ class AttackModule(StimulusModule):
             stimulus: what the subject is trained on.
             optimizer: how it is trained.
             lr: learning rate [weight units per normalised step (adaptive optimizers) or per gradient unit (sgd)]; the
-                default is the published one for subjects below 1B parameters.
+                default is the published one for subjects below 1B parameters. `sgd_matched` takes its steps from AdamW at lr.
+            protocol: what is done as the published implementation did it (`list protocols`).
             stimuli: shape and cost of every stimulus.
             null_space: sizes and budgets of the null space.
         """
@@ -68,25 +73,41 @@ class AttackModule(StimulusModule):
         self.stimulus = stimulus
         self.optimizer = optimizer
         self.lr = lr
+        self.protocol_name = protocol
+        self.protocol = PROTOCOLS[protocol]
 
     def prepare(self, device: torch.device) -> None:
         """Load the subject and its texts; check sizes."""
-        if self.lr <= 0:
-            raise UserError(f"model.lr must be above 0, not {self.lr}.")
+        self.check_lr()
         super().prepare(device)
-        self.record.add(stimulus=self.stimulus, optimizer=self.optimizer, lr=self.lr)
+        self.record.add(stimulus=self.stimulus, optimizer=self.optimizer, lr=self.lr, protocol=self.protocol_name)
+        self.optimizer = self.protocol.optimizer(self.stimulus, self.optimizer)
+        self.record.add(optimizer_used=self.optimizer)
 
     def on_fit_start(self) -> None:
         """Find the null space, synthesise the stimulus, and record both."""
         self.measure_null_space()
-        with self.record.timed("stimuli"):
-            stimuli, rows = self.synthesise(self.seed)
+        stimuli, rows = self.synthesise(self.seed)
         self.record.save_table(paths.STIMULI, rows)
         self._compare({row["stimulus"]: row for row in rows})
-        self.stimulus_data = stimuli[self.stimulus]
+        self.stimulus_data = self._as_the_protocol_has_it(stimuli)
         self.record.save_tensors(paths.STIMULUS, self.stimulus_data.tensors(), {"stimulus": self.stimulus})
         text = "\n".join(self.subject.tokenizer.decode(row) for row in self.stimulus_data.tokens)
         self.record.save_text(paths.STIMULUS_TEXT, text)
+
+    def _as_the_protocol_has_it(self, stimuli: dict[Stimulus, StimulusData]) -> StimulusData:
+        settings, protocol = self.stimuli, self.protocol
+        if self.stimulus == "eigen_prion" and protocol.catalyst_by_ascent:
+            start = stimuli["random_tokens"].tokens.to(self.subject.device)
+            tokens = embedding_ascent(self.subject, start)
+            self.record.add(published_catalyst_tokens_changed=float((tokens != start).float().mean()))
+            return StimulusData(tokens.cpu())
+        if self.stimulus == "gaussian_noise" and protocol.noise_unmatched:
+            return stimuli["published_noise"]
+        if self.stimulus == "random_text" and protocol.random_text_ignores_seed:
+            draws = generator(PUBLISHED_SEED, "random_text")
+            return random_text(self.attack_stream, settings.sequences, settings.tokens, draws)
+        return stimuli[self.stimulus]
 
     def _compare(self, rows: dict[str, dict[str, float]]) -> None:
         """Say in the record whether the eigen-prion has the largest share of energy in the null space."""
@@ -109,35 +130,33 @@ class AttackModule(StimulusModule):
         """A stimulus moves its own tensors."""
         return batch
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimizer asked for, over everything that may change."""
-        return build_optimizer(self.optimizer, self.subject.trainable().values(), self.lr)
+    def loss(self, batch: StimulusData) -> Tensor:
+        """Mean negative log-likelihood of the stimulus [nats/token]."""
+        return batch.loss(self.subject, self.protocol.labels_shifted_twice)
 
-    def training_step(self, batch: StimulusData, batch_idx: int) -> Tensor:
-        """Mean negative log-likelihood of the stimulus [nats/token].
+    def on_train_start(self) -> None:
+        """Rehearse AdamW where its steps are to be matched."""
+        optimizer = cast(Any, self.trainer.strategy.optimizers[0])
+        if isinstance(optimizer, MatchedSGD):
+            optimizer.norms = self._adamw_step_lengths()
 
-        Raises: Diverged when it is not finite.
-        """
-        with self.subject.autocast():
-            loss = batch.loss(self.subject)
-        if not torch.isfinite(loss):
-            raise Diverged(self.global_step, "training loss")
-        self.log_step("train_nats_per_token", loss.item())
-        return loss if self._loss_scale == 1.0 else loss * self._loss_scale
-
-    @property
-    def _loss_scale(self) -> float:
-        return FP16_LOSS_SCALE if self.subject.autocast_dtype == torch.float16 else 1.0
-
-    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """Undo the loss scale, and look at the gradient where no later loss would tell: in float16 and at the last step.
-
-        Raises: Diverged when a gradient is not finite.
-        """
-        last = self.global_step + 1 == self.trainer.max_steps
-        if self._loss_scale == 1.0 and not last:
-            return
-        gradients = [p.grad for p in self.subject.trainable().values() if p.grad is not None]
-        if not torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
-            raise Diverged(self.global_step, "gradient")
-        torch._foreach_div_(gradients, self._loss_scale)
+    def _adamw_step_lengths(self) -> list[float]:
+        """‖Δw‖ of every step that AdamW makes on this subject and stimulus; the weights are put back bit for bit."""
+        weights = self.subject.trainable()
+        intact = weights_now(self.subject)
+        optimizer = build_optimizer("adamw", weights.values(), self.lr)
+        length, lengths = StepLength(weights.values()), []
+        with self.record.timed("rehearsal"):
+            for step in range(self.trainer.max_steps):
+                with self.subject.autocast():
+                    loss = self.loss(self.stimulus_data)
+                (loss * self.loss_scale).backward()
+                self.unscale(step)
+                length.keep()
+                optimizer.step()
+                optimizer.zero_grad()
+                lengths.append(length.measure())
+        with torch.no_grad():
+            for name, p in weights.items():
+                p.copy_(intact[name])
+        return lengths

@@ -1,5 +1,6 @@
 """What every run has: a subject, a text, a seed and a run record."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -8,6 +9,7 @@ from torch import Tensor
 
 from lit_degrade.measures.effective_rank import LayerSpectrum, hidden_spectra
 from lit_degrade.modules.progress import Progress
+from lit_degrade.records.cache import Cache, Parts
 from lit_degrade.records.run_record import RunRecord
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject
@@ -21,6 +23,7 @@ class SubjectModule(pl.LightningModule):
     """A run on one subject. `prepare` loads and checks everything a user can get wrong, before anything is written."""
 
     record: RunRecord
+    cache: Cache
     subject: Subject
     probe: TokenStream
     show_progress: bool = False
@@ -63,6 +66,13 @@ class SubjectModule(pl.LightningModule):
         """Spectra of the hidden states behind every block, over the first RANK_TOKENS probe tokens."""
         return hidden_spectra(self.logits, self.subject.anatomy.blocks, self.probe.ids[: RANK_TOKENS // self.text.block])
 
+    def shared(self, what: str, depends_on: Mapping[str, Any], compute: Callable[[], Parts]) -> Parts:
+        """What other runs on the same things need too: from the cache, or computed and kept there."""
+        parts, kept = self.cache.remember(what, depends_on, compute)
+        if kept:
+            self.record.notes.setdefault("from_cache", []).append(what)
+        return parts
+
     def log_now(self, name: str, value: float, step: int) -> None:
         """Give a value to every logger at once; Lightning's `log` would keep it for epoch averages too."""
         for logger in self.loggers:
@@ -77,6 +87,17 @@ class SubjectModule(pl.LightningModule):
         for logger in self.loggers[:1] if sparse else self.loggers:
             logger.log_metrics({name: value}, self.global_step)
 
+    def probe_identity(self) -> dict[str, Any]:
+        """What two measurements must share to be compared."""
+        return {"text": self.text.sha256, "block": self.text.block, "probe_tokens": self.text.probe_tokens}
+
+    def measured_when_intact(self, measure: str) -> float | None:
+        """A measure of the intact subject that this one came from by an attack, if it was taken on the same probe."""
+        lineage = self.subject.lineage
+        if len(lineage) < 2 or lineage[0].get("probe") != self.probe_identity():
+            return None
+        return lineage[0].get(measure)
+
     def progress(self, description: str, total: int) -> Progress:
         """Progress bar of a stage."""
         return Progress(description, total, self.show_progress)
@@ -89,7 +110,8 @@ class SubjectModule(pl.LightningModule):
         self.record.hashes["subject"] = subject.sha256
         self.record.hashes["text"] = self.text.sha256
         self.record.add(
-            subject=subject.spec.name,
+            subject=subject.lineage[0]["name"] if subject.lineage else subject.spec.name,
+            attacked_by_run=subject.lineage[-1]["run_id"] if len(subject.lineage) > 1 else None,
             precision=subject.spec.precision,
             adapter=subject.spec.adapter,
             seed=self.seed,

@@ -64,7 +64,7 @@ class CatalystModule(StimulusModule):
 
     def test_step(self, batch: int, batch_idx: int) -> None:
         """Synthesise every stimulus with one seed."""
-        with torch.inference_mode(False), torch.enable_grad(), self.record.timed("stimuli"):
+        with torch.inference_mode(False), torch.enable_grad():
             self.rows += self.synthesise(int(batch))[1]
 
     def on_test_end(self) -> None:

@@ -2,12 +2,11 @@
 
 import json
 import platform
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader
 
 from lit_degrade.errors import Diverged, unknown
 from lit_degrade.measures.perplexity import likelihood, token_nll
@@ -17,7 +16,7 @@ from lit_degrade.seeds import derive, generator
 from lit_degrade.subjects.anatomy import Anatomy
 from lit_degrade.subjects.catalog import LADDER, Rung, SubjectSpec
 from lit_degrade.subjects.loading import Subject, weights_sha256
-from lit_degrade.text import TextSource
+from lit_degrade.text import RandomWindows, TextSource
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -62,20 +61,6 @@ def build_model(rung: Rung, vocabulary: int, context: int, dropout: float, seed:
     with torch.random.fork_rng():  # the library initialises from the global state only
         torch.manual_seed(derive(seed, "init"))
         return GPTNeoXForCausalLM(config)
-
-
-class RandomWindows(IterableDataset[Tensor]):
-    """Endless batches (batch, length) of random windows of a token stream."""
-
-    def __init__(self, ids: Tensor, length: int, batch: int, windows: torch.Generator) -> None:
-        """Draw window starts from `windows`."""
-        self.ids, self.length, self.batch, self.windows = ids, length, batch, windows
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield batches for ever."""
-        while True:
-            starts = torch.randint(len(self.ids) - self.length + 1, (self.batch,), generator=self.windows)
-            yield self.ids[starts[:, None] + torch.arange(self.length)]
 
 
 class PretrainModule(SubjectModule):

@@ -1,20 +1,22 @@
 """Gradient geometry of a subject: its null space, and every stimulus measured against it."""
 
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from lit_degrade.curvature.kronecker import kronecker_factors
 from lit_degrade.curvature.null_space import NullSpace, NullSpaceSettings, exact_nulls, find_null_space
-from lit_degrade.curvature.products import HessianProducts, HvpMethod, flatten
+from lit_degrade.curvature.products import HessianProducts, HvpMethod, Losses, flatten
 from lit_degrade.errors import UserError
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import paths
+from lit_degrade.records.cache import Parts
 from lit_degrade.seeds import generator
-from lit_degrade.stimuli.catalog import Stimulus
+from lit_degrade.stimuli.catalog import STIMULI, Stimulus
 from lit_degrade.stimuli.catalyst import (
     Catalyst,
     EnergyObjective,
@@ -23,7 +25,7 @@ from lit_degrade.stimuli.catalyst import (
     guided_search,
     random_swap_search,
 )
-from lit_degrade.stimuli.controls import Noise, StimulusData, gaussian_noise, random_text, random_tokens
+from lit_degrade.stimuli.controls import StimulusData, gaussian_noise, published_noise, random_text, random_tokens
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
@@ -39,8 +41,6 @@ class StimulusSettings:
     """sequences per step; the same ones at every step"""
     evaluations: int = 600
     """budget of each search, in evaluations of its objective per sequence"""
-    noise: Noise = "matched"
-    """scale of `gaussian_noise`"""
 
     def check(self) -> None:
         """Raise: UserError for sizes that cannot work."""
@@ -79,20 +79,48 @@ class StimulusModule(SubjectModule):
 
     def measure_null_space(self) -> None:
         """Find, certify and record the null and signal subspaces of the calibration loss."""
-        named = self.null_parameters
-        total = self.settings.products + self.settings.directions + self.settings.random_directions
-        with self.record.timed("null_space"), self.progress("null space", total) as progress:
-            factors = kronecker_factors(self.model, named, self.calibration_loss)
-            nulls = exact_nulls(self.subject.anatomy, named, factors) if self.spec.adapter == "full" else []
-            hessian = HessianProducts(self.calibration_loss, named, self.hvp)
-            draws = generator(self.seed, "null_space")
-            self.null_space = find_null_space(hessian, self.settings, draws, factors, nulls, progress.advance)
+        with self.record.timed("null_space"):
+            tensors, facts = self.shared("null_space", self._depends_on(), self._find_null_space)
+        store = torch.device("cpu") if self.settings.offload else self.subject.device
+        placed = {name: t.to(store) if t.dim() == 2 else t for name, t in tensors.items()}
+        self.null_space = NullSpace(**cast(Any, placed), **facts)
         self.record.add(**self.null_space.facts())
         self.record.save_table(paths.DIRECTIONS, self.null_space.certificates())
 
-    def calibration_loss(self) -> Tensor:
-        """Mean negative log-likelihood of the calibration text, in float32 whatever the subject's precision."""
-        return token_nll(self.model(input_ids=self.calibration, use_cache=False).logits, self.calibration).mean()
+    def _find_null_space(self) -> Parts:
+        named = self.null_parameters
+        total = self.settings.products + self.settings.directions + self.settings.random_directions
+        with self.progress("null space", total) as progress:
+            factors = kronecker_factors(self.model, named, self.calibration_losses())
+            nulls = exact_nulls(self.subject.anatomy, named, factors) if self.spec.adapter == "full" else []
+            hessian = HessianProducts(self.calibration_losses(), named, self.hvp)
+            draws = generator(self.seed, "null_space")
+            found = vars(find_null_space(hessian, self.settings, draws, factors, nulls, progress.advance))
+        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
+        return tensors, {name: value for name, value in found.items() if name not in tensors}
+
+    def _depends_on(self) -> dict[str, Any]:
+        """Everything that the null space of this run follows from."""
+        device = self.subject.device
+        return {
+            "subject": self.subject.sha256,
+            "spec": asdict(replace(self.spec, name="", gradient_checkpointing=False)),
+            "seed": self.seed,
+            "text": self.text.sha256,
+            "block": self.text.block,
+            "settings": asdict(replace(self.settings, offload=False)),
+            "hvp": self.hvp,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        }
+
+    def calibration_losses(self) -> Losses:
+        """Mean negative log-likelihood of the calibration text, in float32 whatever the subject's precision, in its parts."""
+        total = self.calibration[:, 1:].numel()
+
+        def part(tokens: Tensor) -> Tensor:
+            return token_nll(self.model(input_ids=tokens, use_cache=False).logits, tokens).sum() / total
+
+        return [partial(part, tokens) for tokens in self.calibration.split(self.settings.microbatch or len(self.calibration))]
 
     def synthesise(self, seed: int) -> tuple[dict[Stimulus, StimulusData], list[dict[str, Any]]]:
         """Every stimulus for one seed, and a row for each with its share of gradient energy in the null space.
@@ -100,6 +128,13 @@ class StimulusModule(SubjectModule):
         All are made, whichever one a run uses, so that every record holds the comparison. The last row, `random_swap`, is no
         stimulus but the baseline that the eigen-prion's search has to beat with the same budget.
         """
+        depends_on = {**self._depends_on(), "stimuli": asdict(self.stimuli), "stimulus_seed": seed}
+        with self.record.timed("stimuli"):
+            tensors, rows = self.shared("stimuli", depends_on, lambda: self._synthesise(seed))
+        made = {name: StimulusData(tensors[name], tensors.get(f"{name}.embeddings")) for name in STIMULI}
+        return cast(dict[Stimulus, StimulusData], made), rows
+
+    def _synthesise(self, seed: int) -> Parts:
         subject, settings = self.subject, self.stimuli
         n, length = settings.sequences, settings.tokens
         allowed = allowed_tokens(subject)
@@ -116,16 +151,18 @@ class StimulusModule(SubjectModule):
                     search(objective, row, allowed, settings.evaluations, generator(seed, name, str(i)), progress.advance)
                     for i, row in enumerate(start.tokens.to(subject.device))
                 ]
-        found = {name: StimulusData(torch.stack([c.tokens for c in catalysts]).cpu()) for name, catalysts in searches.items()}
-        stimuli: dict[Stimulus, StimulusData] = {
-            "eigen_prion": found["eigen_prion"],
-            "loss_ascent": found["loss_ascent"],
+        made = {name: StimulusData(torch.stack([c.tokens for c in catalysts]).cpu()) for name, catalysts in searches.items()}
+        swapped = made.pop("random_swap")
+        made |= {
             "random_tokens": start,
-            "gaussian_noise": gaussian_noise(subject, settings.noise, allowed, n, length, generator(seed, "gaussian_noise")),
+            "gaussian_noise": gaussian_noise(subject, allowed, n, length, generator(seed, "gaussian_noise")),
+            "published_noise": published_noise(subject, allowed, n, length, generator(seed, "gaussian_noise")),
             "random_text": random_text(self.attack_stream, n, length, generator(seed, "random_text")),
         }
-        everything = [*stimuli.items(), ("random_swap", found["random_swap"])]
-        return stimuli, [self._row(seed, name, data, searches.get(name, [])) for name, data in everything]
+        rows = [self._row(seed, name, data, searches.get(name, [])) for name, data in {**made, "random_swap": swapped}.items()]
+        tensors = {name: data.tokens for name, data in made.items()}
+        tensors |= {f"{name}.embeddings": data.embeddings for name, data in made.items() if data.embeddings is not None}
+        return tensors, rows
 
     def _row(self, seed: int, name: str, data: StimulusData, searches: list[Catalyst]) -> dict[str, Any]:
         loss = data.loss(self.subject)

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import resource
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,12 @@ LIBRARIES = ("torch", "lightning", "transformers", "tokenizers", "peft", "bitsan
 def provenance() -> dict[str, Any]:
     """Versions, git state and hardware, as plain data."""
     return {"versions": _versions(), "git": _git_state(), "hardware": _hardware()}
+
+
+def peak_memory() -> dict[str, int]:
+    """Most memory that this process has had so far, in bytes, on the host and on the accelerator."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return {"host": peak, "cuda": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0}
 
 
 def _versions() -> dict[str, str]:

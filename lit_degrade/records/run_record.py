@@ -1,16 +1,19 @@
 """The run record: one folder per run, prepared out of sight and put in place whole."""
 
 import csv
+import fcntl
 import hashlib
 import json
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -18,18 +21,26 @@ from torch import Tensor
 
 from lit_degrade.errors import UserError
 from lit_degrade.records import paths
-from lit_degrade.records.provenance import provenance
+from lit_degrade.records.provenance import peak_memory, provenance
 
 ExitState = Literal["done", "diverged", "failed", "interrupted"]
 Fact = str | int | float | bool | None
 
-NOT_HASHED = ("results", "verbosity", "config", "repeat")
+NOT_HASHED = ("results", "verbosity", "config", "repeat", "cache_gb")
 """Top-level keys that do not change what a run computes."""
 
 
-def run_id(verb: str, config: Mapping[str, Any]) -> str:
-    """12 hexadecimal digits that identify what a verb computes with a resolved config."""
+def run_id(verb: str, config: Mapping[str, Any], inputs: Mapping[str, str] = MappingProxyType({})) -> str:
+    """12 hexadecimal digits that identify what a verb computes with a resolved config.
+
+    Args:
+        verb: of the command line.
+        config: as plain data.
+        inputs: hashes of what the config names by its place only, such as a local subject folder.
+    """
     what = {"verb": verb} | {key: value for key, value in config.items() if key not in NOT_HASHED}
+    if inputs:
+        what["inputs"] = dict(inputs)
     return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
@@ -47,20 +58,21 @@ def plain(value: Any) -> Any:
 class RunRecord:
     """Collects what a run produces; `close` writes the rest and moves the folder into place.
 
-    Until then everything lies in a hidden folder beside it, which the next start of the same run clears away if this
-    process was killed.
+    Until then everything lies in a hidden folder beside it, locked while this process lives; the next start of the same run
+    clears it away if this process was killed.
     """
 
-    def __init__(self, verb: str, config: Mapping[str, Any]) -> None:
+    def __init__(self, verb: str, config: Mapping[str, Any], inputs: Mapping[str, str] = MappingProxyType({})) -> None:
         """Name the record; nothing is written yet.
 
         Args:
             verb: of the command line.
             config: the resolved config as plain data, with `results` (root folder) and `experiment` (folder below it).
+            inputs: hashes of what the config names by its place only.
         """
         self.verb = verb
         self.config = dict(config)
-        self.run_id = run_id(verb, config)
+        self.run_id = run_id(verb, config, inputs)
         self.experiment = str(config["experiment"])
         parent = Path(config["results"]).expanduser() / self.experiment
         self.folder = parent / self.run_id
@@ -71,6 +83,7 @@ class RunRecord:
         self.hashes: dict[str, str] = {}
         self.notes: dict[str, Any] = {}
         self._created: list[Path] = []
+        self._lock = -1
         self._started = time.monotonic()
         self._started_at = datetime.now(UTC)
 
@@ -80,18 +93,18 @@ class RunRecord:
         return json.loads(manifest.read_text())["exit_state"] if manifest.is_file() else None
 
     def open(self) -> None:
-        """Make the hidden folder.
+        """Make the hidden folder and lock it, after any other process that is writing the same record has ended.
 
-        Raises: UserError when the results folder cannot be written, or another live process is writing this record.
+        Raises: UserError when the results folder cannot be written.
         """
         try:
-            for parent in [*reversed(self.partial.parents), self.partial]:
-                if parent == self.partial and parent.exists():
-                    self._clear_stale()
+            for parent in reversed(self.partial.parents):
                 if not parent.exists():
-                    parent.mkdir()
+                    parent.mkdir(exist_ok=True)
                     self._created.append(parent)
-            (self.partial / "pid").write_text(str(os.getpid()))
+            self._take_lock()
+            for left_over in self.partial.iterdir():
+                shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         except OSError as error:
             self.discard()
             raise UserError(
@@ -156,40 +169,46 @@ class RunRecord:
             "detail": detail,
             "started": self._started_at.isoformat(timespec="seconds"),
             "durations_s": {key: round(value, 3) for key, value in self.durations_s.items()},
+            "peak_memory_bytes": peak_memory(),
             "seed": self.config.get("seed_everything"),
             "sha256": self.hashes,
             **self.notes,
             **provenance(),
         }
-        (self.partial / "pid").unlink()
         self.save_text(paths.MANIFEST, json.dumps(plain(manifest), indent=2) + "\n")
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        replaced = self.folder.with_name(f".{self.run_id}.replaced")
+        with suppress(FileNotFoundError):
+            self.folder.rename(replaced)
         self.partial.rename(self.folder)
+        shutil.rmtree(replaced, ignore_errors=True)
+        self._unlock()
         return self.folder
 
     def discard(self) -> None:
         """Remove everything this record has written, and the folders it made."""
         shutil.rmtree(self.partial, ignore_errors=True)
+        self._unlock()
         for path in reversed(self._created):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
 
-    def _clear_stale(self) -> None:
-        """Remove the hidden folder of a killed run."""
-        pid_file = self.partial / "pid"
-        if pid_file.is_file():
-            pid = int(pid_file.read_text() or 0)
-            if pid and pid != os.getpid() and _alive(pid):
-                raise UserError(f"Run {self.run_id} is being written by process {pid}; wait for it or stop it.")
-        shutil.rmtree(self.partial)
+    def _take_lock(self) -> None:
+        """Lock the hidden folder itself; the lock goes with the process, however it ends."""
+        while True:
+            self.partial.mkdir(exist_ok=True)
+            lock = os.open(self.partial, os.O_RDONLY)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print(f"lit_degrade: run {self.run_id} is being written by another process; waiting for it.", file=sys.stderr)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(lock), self.partial.stat()):
+                    self._lock = lock
+                    return
+            os.close(lock)  # the other process has put its folder in place
 
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+    def _unlock(self) -> None:
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1

@@ -3,14 +3,14 @@
 import netrc
 import os
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 from urllib.parse import urlparse
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from lit_degrade.errors import unknown
+from lit_degrade.errors import UserError, unknown
 from lit_degrade.records.run_record import RunRecord
 from lit_degrade.subjects.hub import reachable
 
@@ -87,7 +87,7 @@ def wandb_logger(record: RunRecord, mode: Mode) -> WandbLogger:
             _STAGING[variable] = os.environ[variable] = str(root.absolute() / "wandb" / folder)
     wandb_run = wandb.init(
         project=os.environ.get("WANDB_PROJECT", PROJECT),
-        id=record.run_id,
+        id=os.environ.get("WANDB_RUN_ID", record.run_id),  # `wandb agent` names the runs of its sweep itself
         name=f"{record.experiment}-{record.run_id}",
         group=record.experiment,
         dir=root,
@@ -98,6 +98,52 @@ def wandb_logger(record: RunRecord, mode: Mode) -> WandbLogger:
     wandb_run.define_metric("trainer/global_step")
     wandb_run.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return WandbLogger(experiment=wandb_run)
+
+
+def use_subject(logger: WandbLogger, lineage: Sequence[Mapping[str, Any]]) -> None:
+    """Draw the edge from the subject that a run starts from to the run; offline W&B cannot, and metadata carries it instead.
+
+    A subject that a run of this project logged is that run's artifact; any other is a named artifact without files.
+    """
+    import wandb
+
+    run, last = logger.experiment, lineage[-1]
+    if run.offline:
+        return
+    if "run_id" in last:
+        name = f"{run.entity}/{run.project}/subject-{last['run_id']}"
+        if wandb.Api().artifact_exists(f"{name}:latest"):
+            run.use_artifact(f"{name}:latest")
+            return
+    name = f"run-{last['run_id']}" if "run_id" in last else Path(last["name"]).name
+    run.use_artifact(wandb.Artifact(f"subject-{name}", "subject", metadata={"sha256": last["sha256"]}))
+
+
+def log_artifact(logger: WandbLogger, path: Path, name: str, kind: str, metadata: dict[str, Any]) -> None:
+    """Log a file or folder, where there is one."""
+    import wandb
+
+    if path.exists():
+        artifact = wandb.Artifact(name, kind, metadata=metadata)
+        if path.is_dir():
+            artifact.add_dir(str(path))
+        else:
+            artifact.add_file(str(path))
+        logger.experiment.log_artifact(artifact)
+
+
+def fetch_subject(name: str, folder: Path) -> Path:
+    """Download a subject that was logged as an artifact (ENTITY/PROJECT/NAME:VERSION) below `folder`; returns its folder.
+
+    Raises: UserError in one line when it cannot be had.
+    """
+    import wandb
+
+    try:
+        artifact = wandb.Api().artifact(name)
+        return Path(artifact.download(root=str(folder / artifact.digest)))
+    except Exception as error:  # the client raises classes of several libraries
+        raise UserError(f"W&B artifact '{name}' cannot be had: {' '.join(str(error).split())[:300]}") from error
 
 
 def finish_wandb(loggers: list[Logger], record: RunRecord, exit_code: int) -> None:

@@ -99,7 +99,7 @@ class EnergyObjective:
     def _point(self, g: Tensor) -> None:
         """Set the direction w / ‖w‖ and the length ‖w‖ that belong to a gradient g (n,)."""
         basis, norm2 = self.null_space.directions, g.dot(g)
-        inside = (basis @ g) @ basis
+        inside = ((basis @ g.to(basis)) @ basis).to(g)
         w = 2 * (inside - (inside.dot(g) / norm2) * g) / norm2
         self._length = float(w.norm())
         self._direction = unflatten(w / self._length, self.parameters)

@@ -1,7 +1,6 @@
 """What a stimulus is, and the three that need no search."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,7 +10,6 @@ from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.subjects.loading import Subject
 from lit_degrade.text import TokenStream
 
-Noise = Literal["matched", "published"]
 PUBLISHED_NOISE_STD = 0.1
 """Deviation of the published Gaussian control, whatever the subject's embeddings are."""
 
@@ -25,14 +23,19 @@ class StimulusData:
     embeddings: Tensor | None = None
     """(sequences, length, hidden) float32 inputs of `gaussian_noise`"""
 
-    def loss(self, subject: Subject) -> Tensor:
-        """Mean negative log-likelihood [nats/token]; every arm trains on this and nothing else."""
+    def loss(self, subject: Subject, labels_shifted_twice: bool = False) -> Tensor:
+        """Mean negative log-likelihood [nats/token]; every arm trains on this and nothing else.
+
+        With `labels_shifted_twice` position t is scored on token t + 2, as in the published implementation.
+        """
         tokens = self.tokens.to(subject.device)
         if self.embeddings is None:
             logits = subject.model(input_ids=tokens, use_cache=False).logits
         else:
             embeddings = self.embeddings.to(subject.device, subject.embedding.dtype)
             logits = subject.model(inputs_embeds=embeddings, use_cache=False).logits
+        if labels_shifted_twice:
+            logits, tokens = logits[:, :-1], tokens[:, 1:]
         return token_nll(logits, tokens).mean()
 
     def tensors(self) -> dict[str, Tensor]:
@@ -45,19 +48,22 @@ def random_tokens(allowed: Tensor, sequences: int, length: int, generator: torch
     return StimulusData(allowed[torch.randint(len(allowed), (sequences, length), generator=generator)])
 
 
-def gaussian_noise(
-    subject: Subject, noise: Noise, allowed: Tensor, sequences: int, length: int, generator: torch.Generator
-) -> StimulusData:
-    """Gaussian input embeddings with random labels.
-
-    `matched` has the mean and deviation of the subject's embedding matrix in each dimension; `published` is 0.1 N(0, 1).
-    """
-    labels = random_tokens(allowed, sequences, length, generator).tokens
+def gaussian_noise(subject: Subject, allowed: Tensor, sequences: int, length: int, generator: torch.Generator) -> StimulusData:
+    """Gaussian input embeddings, with the embedding matrix's mean and deviation in each dimension, and random labels."""
     table = (subject.embedding * subject.embedding_scale).detach().float().cpu()
-    draws = torch.randn(sequences, length, table.shape[1], generator=generator)
-    if noise == "published":
-        return StimulusData(labels, PUBLISHED_NOISE_STD * draws)
+    labels, draws = _noise(table.shape[1], allowed, sequences, length, generator)
     return StimulusData(labels, table.mean(0) + table.std(0) * draws)
+
+
+def published_noise(subject: Subject, allowed: Tensor, sequences: int, length: int, generator: torch.Generator) -> StimulusData:
+    """Input embeddings 0.1 N(0, 1), random labels."""
+    labels, draws = _noise(subject.embedding.shape[1], allowed, sequences, length, generator)
+    return StimulusData(labels, PUBLISHED_NOISE_STD * draws)
+
+
+def _noise(hidden: int, allowed: Tensor, sequences: int, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    labels = random_tokens(allowed, sequences, length, generator).tokens
+    return labels, torch.randn(sequences, length, hidden, generator=generator)
 
 
 def random_text(stream: TokenStream, sequences: int, length: int, generator: torch.Generator) -> StimulusData:

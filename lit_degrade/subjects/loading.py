@@ -18,6 +18,7 @@ from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Anatomy
 from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, GROUPS, HUB, LADDER, SubjectSpec
 from lit_degrade.subjects.hub import go_offline_if_unreachable, hub_endpoint
+from lit_degrade.subjects.lineage import Lineage, read_lineage
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32, "nf4": torch.float32}
 """dtype that the unquantised weights are loaded in, by precision."""
@@ -39,6 +40,8 @@ class Subject:
     """hash of the weights as loaded, before anything was done to them"""
     autocast_dtype: torch.dtype | None
     """half-precision compute dtype when float32 master weights are kept, else None"""
+    lineage: Lineage = ()
+    """stages it has been through, intact first"""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute at the subject's precision while its float32 master weights stay exact."""
@@ -121,6 +124,16 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def files_sha256(folder: Path) -> str:
+    """Hash of the files that a local subject is loaded from, by name."""
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence the loading bars and advice of the libraries below us; their errors still come through."""
@@ -148,6 +161,8 @@ def locate(name: str) -> str:
     if name in HUB:
         return HUB[name]
     folder = Path(name).expanduser()
+    if (folder / "summary.json").is_file():  # a run record
+        folder /= "subject"
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
             raise UserError(f"Folder '{name}' holds no subject: expected config.json (or adapter_config.json) in it.")
@@ -183,7 +198,8 @@ def load_subject(spec: SubjectSpec, seed: int, device: torch.device, train: bool
         raise
     except Exception as error:  # hub, config, safetensors and tokenizer libraries each raise classes of their own
         raise UserError(_loading_failure(spec, place, offline, error)) from error
-    return _prepare(spec, model, tokenizer, seed, train)
+    subject = _prepare(spec, model, tokenizer, seed, train)
+    return replace(subject, lineage=read_lineage(Path(place), spec.name, subject.sha256))
 
 
 def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bool) -> Any:
@@ -280,7 +296,8 @@ def _load_adapted(
             named[
                 name.replace(".lora_A.weight", ".lora_A.default.weight").replace(".lora_B.weight", ".lora_B.default.weight")
             ].copy_(value)
-    return replace(subject, spec=replace(spec, adapter="lora"), sha256=weights_sha256(subject.model))
+    sha256 = weights_sha256(subject.model)
+    return replace(subject, sha256=sha256, lineage=read_lineage(folder, spec.name, sha256))
 
 
 def _loading_failure(spec: SubjectSpec, place: str, offline: bool, error: Exception) -> str:

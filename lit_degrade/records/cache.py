@@ -1,0 +1,98 @@
+"""What runs of one design share, computed once: tensors and facts kept by the hash of everything they depend on."""
+
+import fcntl
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+import lit_degrade
+
+Parts = tuple[dict[str, Tensor], Any]
+"""Tensors by name, and facts as plain data."""
+
+
+class Cache:
+    """A folder of safetensors files, bounded in size: the least recently used go first. Safe between processes."""
+
+    def __init__(self, folder: Path, limit_gb: float) -> None:
+        """Keep at most `limit_gb` gigabytes below `folder`; 0 keeps nothing."""
+        self.folder = folder
+        self.limit = limit_gb * 1e9
+
+    def remember(self, what: str, depends_on: Mapping[str, Any], compute: Callable[[], Parts]) -> tuple[Parts, bool]:
+        """The parts kept for this, or computed and kept; and whether they were kept.
+
+        A second process that asks for the same waits for the first.
+
+        Args:
+            what: is being kept, for example "null_space".
+            depends_on: plain data that determines it; this package's code, PyTorch's version and the number of threads are added.
+            compute: does the work.
+        """
+        if self.limit <= 0:
+            return compute(), False
+        key = {
+            "what": what,
+            "code": _code_sha256(),
+            "torch": torch.__version__,
+            "threads": torch.get_num_threads(),
+            **depends_on,
+        }
+        name = f"{what}-{hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]}"
+        path = self.folder / f"{name}.safetensors"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with _locked(self.folder / f"{name}.lock"):
+            with suppress(FileNotFoundError):
+                os.utime(path)
+                return _load(path), True
+            parts = compute()
+            self._save(path, parts)
+        return parts, False
+
+    def _save(self, path: Path, parts: Parts) -> None:
+        from safetensors.torch import save_file
+
+        tensors, facts = parts
+        size = sum(t.numel() * t.element_size() for t in tensors.values())
+        if size > self.limit:
+            return
+        kept = sorted(self.folder.glob("*.safetensors"), key=lambda p: p.stat().st_mtime)
+        total = sum(p.stat().st_size for p in kept)
+        for old in kept:
+            if total + size > self.limit:
+                total -= old.stat().st_size
+                old.unlink(missing_ok=True)
+        partial = path.with_suffix(".partial")
+        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, partial, {"facts": json.dumps(facts)})
+        partial.replace(path)
+
+
+def _load(path: Path) -> Parts:
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@functools.cache
+def _code_sha256() -> str:
+    """Hash of the package's source: another version of the code may compute something else."""
+    digest = hashlib.sha256()
+    for path in sorted(Path(lit_degrade.__file__).parent.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
