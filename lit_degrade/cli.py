@@ -11,6 +11,7 @@ VERBS = {
     "fit": "attack or pretrain a subject",
     "validate": "measure a subject (the same as test)",
     "test": "measure a subject",
+    "sweep": "run a W&B sweep file without a W&B server, here or on SLURM",
     "list": "show what is known: subjects, stimuli, targets, optimizers, precisions, adapters, configs",
 }
 HELP = f"""usage: python -m lit_degrade VERB [options]
@@ -21,8 +22,9 @@ verbs:
 {chr(10).join(f"  {verb:<10}{meaning}" for verb, meaning in VERBS.items())}
 
 a run:      python -m lit_degrade fit --config configs/priority3.yaml
+a grid:     python -m lit_degrade sweep sweeps/tiny/priority3_optimizer.yaml --workers 2
 all keys:   python -m lit_degrade fit --help
-exit codes: 0 done, 1 failed, 2 bad input, 3 diverged
+exit codes: 0 done, 1 failed, 2 bad input, 3 diverged (a sweep: 0 when every run is done or diverged)
 """
 
 
@@ -36,6 +38,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"lit_degrade {__version__}")
         elif args[0] == "list":
             list_known(args[1:])
+        elif args[0] == "sweep":
+            from lit_degrade.grids.sweep import sweep
+
+            return sweep(args[1:])
         elif args[0] in VERBS:
             from lit_degrade.run import run
 

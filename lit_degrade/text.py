@@ -4,9 +4,9 @@ import ast
 import hashlib
 import json
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -73,17 +73,18 @@ def _docstrings(node: ast.AST) -> Iterator[str]:
             yield from _docstrings(child)
 
 
-def _stdlib_paragraphs() -> Iterator[list[str]]:
+@cache
+def stdlib_paragraphs() -> list[list[str]]:
     """The language reference topics and the docstrings of the public standard library, parsed, never imported."""
     from pydoc_data.topics import topics
 
-    for name in sorted(topics):
-        yield topics[name].split("\n\n")
+    groups = [topics[name].split("\n\n") for name in sorted(topics)]
     root = Path(sysconfig.get_path("stdlib"))
     for path in sorted(root.rglob("*.py")):
         parts = path.relative_to(root).parts
         if _NOT_DOCUMENTED.isdisjoint(parts) and not parts[0].startswith("config-"):
-            yield list(_docstrings(ast.parse(path.read_bytes())))
+            groups.append(list(_docstrings(ast.parse(path.read_bytes()))))
+    return groups
 
 
 def _file_paragraphs(path: Path) -> Iterator[list[str]]:
@@ -166,8 +167,9 @@ class TextSource:
         Raises: UserError when the source is unknown, unreadable or empty.
         """
         path = Path(self.source).expanduser()
+        groups: Iterable[list[str]]
         if self.source == "stdlib":
-            groups = _stdlib_paragraphs()
+            groups = stdlib_paragraphs()
         elif path.is_file():
             groups = _file_paragraphs(path)
         elif path.suffix in {".txt", ".jsonl", ".parquet"} or path.is_dir():

@@ -23,7 +23,7 @@ def drift(subject: Subject, before: Mapping[str, Tensor]) -> dict[str, float]:
     and W the frozen (dequantised) matrix it is added to; B starts at zero, so that the change is measured from the intact
     subject.
 
-    Returns: `drift_norm` (absolute), `drift` (relative) and `drift_COMPONENT` (relative; full fine-tuning only).
+    Returns: `displacement` (absolute), `drift` (relative) and `drift_COMPONENT` (relative; full fine-tuning only).
     """
     if subject.spec.adapter == "lora":
         return _adapter_drift(subject)
@@ -37,7 +37,7 @@ def drift(subject: Subject, before: Mapping[str, Tensor]) -> dict[str, float]:
             size[site.component] += float(old.square().sum())
     total = sum(moved.values())
     by_component = {f"drift_{c}": (moved[c] / size[c]) ** 0.5 for c in moved if size[c] > 0}
-    return {"drift_norm": total**0.5, "drift": (total / sum(size.values())) ** 0.5, **by_component}
+    return {"displacement": total**0.5, "drift": (total / sum(size.values())) ** 0.5, **by_component}
 
 
 def _adapter_drift(subject: Subject) -> dict[str, float]:
@@ -48,7 +48,7 @@ def _adapter_drift(subject: Subject) -> dict[str, float]:
         if isinstance(module, LoraLayer):
             moved += float(cast(Any, module).get_delta_weight("default").double().square().sum())
             size += float(_frozen_weight(module.get_base_layer()).double().square().sum())
-    return {"drift_norm": moved**0.5, "drift": (moved / size) ** 0.5}
+    return {"displacement": moved**0.5, "drift": (moved / size) ** 0.5}
 
 
 def _frozen_weight(layer: Any) -> Tensor:

@@ -34,7 +34,7 @@ class Cache:
 
         Args:
             what: is being kept, for example "null_space".
-            depends_on: plain data that determines it; this package's code, PyTorch's version and the number of threads are added.
+            depends_on: plain data that determines it; the package's code, PyTorch's version and the thread count are added.
             compute: does the work.
         """
         if self.limit <= 0:

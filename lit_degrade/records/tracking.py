@@ -103,7 +103,7 @@ def wandb_logger(record: RunRecord, mode: Mode) -> WandbLogger:
 def use_subject(logger: WandbLogger, lineage: Sequence[Mapping[str, Any]]) -> None:
     """Draw the edge from the subject that a run starts from to the run; offline W&B cannot, and metadata carries it instead.
 
-    A subject that a run of this project logged is that run's artifact; any other is a named artifact without files.
+    A subject that a run of this project logged is that run's artifact; any other is named, and holds its hash only.
     """
     import wandb
 
@@ -115,8 +115,11 @@ def use_subject(logger: WandbLogger, lineage: Sequence[Mapping[str, Any]]) -> No
         if wandb.Api().artifact_exists(f"{name}:latest"):
             run.use_artifact(f"{name}:latest")
             return
-    name = f"run-{last['run_id']}" if "run_id" in last else Path(last["name"]).name
-    run.use_artifact(wandb.Artifact(f"subject-{name}", "subject", metadata={"sha256": last["sha256"]}))
+    name = last["run_id"] if "run_id" in last else Path(last["name"]).name
+    subject = wandb.Artifact(f"subject-{name}", "subject", metadata={"sha256": last["sha256"]})
+    with subject.new_file("sha256.txt") as file:  # artifacts are told apart by their files, not by their metadata
+        file.write(last["sha256"])
+    run.use_artifact(subject)
 
 
 def log_artifact(logger: WandbLogger, path: Path, name: str, kind: str, metadata: dict[str, Any]) -> None:

@@ -1,0 +1,56 @@
+"""The heavy side of a sweep: a process in which everything is imported already, and that runs one command line."""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from lit_degrade.cli import main
+from lit_degrade.errors import UserError
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """What a command line would write, or why it cannot run."""
+
+    run_id: str
+    folder: str
+    state: str | None
+    """exit state of its record, if there is one"""
+    error: str = ""
+
+
+def resolve_all(command_lines: Sequence[list[str]], answers: Connection) -> None:
+    """Send a Resolved for each command line."""
+    from lit_degrade.run import resolve
+
+    for args in command_lines:
+        try:
+            record = resolve(args)
+            answers.send(Resolved(record.run_id, str(record.folder), record.finished()))
+        except UserError as error:
+            answers.send(Resolved("", "", None, str(error)))
+
+
+def execute(args: list[str], log: Path) -> None:
+    """Run a command line in this process, its output going to a file; ends with its exit code."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
+    sys.exit(main(args))
+
+
+def _end_with_parent() -> None:
+    """A run whose sweep was killed ends as if it were asked to, and leaves a record that says interrupted."""
+    parent: Any = parent_process()
+    wait([parent.sentinel])
+    os.kill(os.getpid(), signal.SIGTERM)

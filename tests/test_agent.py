@@ -1,0 +1,122 @@
+"""The real `wandb sweep` and `wandb agent`, on our sweep files, against the server of the tests; and lineage online."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from loopback import LoopbackServer
+from test_cli import QUICK, ROOT
+from test_healing import ATTACK, HEAL
+from test_loopback import FOLDERS, WANDB, Client, client, finished, server  # noqa: F401 (fixtures)
+
+from lit_degrade.cli import main
+
+
+@pytest.fixture
+def workplace(client: Client, tmp_path: Path) -> Client:  # noqa: F811
+    """The clients run where the configs are, and write elsewhere."""
+    client.folder = ROOT
+    client.environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_AGENT_DISABLE_FLAPPING": "true"}
+    return client
+
+
+def sweep_id(output: str) -> str:
+    return next(line.split("wandb agent ")[1].strip() for line in output.splitlines() if "wandb agent " in line)
+
+
+def summaries(results: Path) -> dict[str, dict[str, Any]]:
+    return {p.parent.name: json.loads(p.read_text()) for p in results.glob("*/*/summary.json")}
+
+
+@pytest.mark.slow
+def test_the_agent_and_our_launcher_run_the_same_thing(server: LoopbackServer, workplace: Client, tmp_path: Path) -> None:  # noqa: F811
+    """The shipped sweep with one seed, quick settings, a nested block beside the dotted keys, and its own command."""
+    content = yaml.safe_load((ROOT / "sweeps/tiny/priority3_optimizer.yaml").read_text())
+    content["parameters"] |= {key.removeprefix("--"): {"value": v} for key, v in zip(QUICK[::2], QUICK[1::2], strict=True)}
+    for key in ("products", "random_directions"):
+        del content["parameters"][f"model.null_space.{key}"]
+    nested = {"products": {"value": 20}, "random_directions": {"value": 3}}
+    content["parameters"] |= {"seed_everything": {"values": [43]}, "model.null_space": {"parameters": nested}}
+    del content["parameters"]["verbosity"]  # the command has it
+    files = {}
+    for who in ("agent", "ours"):
+        content["parameters"]["results"] = {"value": str(tmp_path / who)}
+        files[who] = tmp_path / f"{who}.yaml"
+        files[who].write_text(yaml.safe_dump(content))
+
+    found = sweep_id(workplace.run(*WANDB, "sweep", "--project", "lit_degrade", str(files["agent"])))
+    agents = [workplace.start(*WANDB, "agent", found) for _ in range(2)]
+    outputs = [finished(agent) for agent in agents]
+    theirs = summaries(tmp_path / "agent")
+    assert len(theirs) == 10, outputs
+
+    workplace.run(sys.executable, "-m", "lit_degrade", "sweep", str(files["ours"]), "--workers", "2", WANDB_MODE="disabled")
+    assert summaries(tmp_path / "ours") == theirs
+
+    (swept,) = server.sweeps.values()
+    assert len(swept.given) == 10
+    assert {run.state for run in server.runs.values()} == {"finished"}
+    for name, point in swept.given.items():
+        online = server.runs[name]
+        assert online.sweep == found.rsplit("/", 1)[1]
+        record = theirs[online.summary["run_id"]]
+        assert online.summary["perplexity_post"] == pytest.approx(record["perplexity_post"])
+        assert (record["optimizer"], record["stimulus"]) == (point["model.optimizer"], point["model.stimulus"])
+        assert online.config["seed_everything"] == record["seed"] == 43
+
+
+def test_lineage_online_from_intact_to_attacked_to_healed(
+    server: LoopbackServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+) -> None:
+    for name, value in {**server.environment(), **dict.fromkeys(FOLDERS, str(tmp_path))}.items():
+        monkeypatch.setenv(name, value)
+    results = tmp_path / "results"
+    assert main([*HEAL, "--results", str(results), "--attacked_by", ATTACK]) == 0
+    found = summaries(results)
+    (attack,), (heal,) = ([k for k, s in found.items() if s["experiment"] == name] for name in ("priority2", "healing"))
+    assert set(server.runs) == {attack, heal}
+    assert server.runs[heal].summary["recovery"] == pytest.approx(found[heal]["recovery"])
+    project = "local/lit_degrade"
+    intact = server.artifacts[f"{project}/subject-tiny-60k:v0"]
+    attacked, healed = (server.artifacts[f"{project}/subject-{run}:v0"] for run in (attack, heal))
+    assert (intact.logged_by, intact.used_by) == (None, [attack])
+    assert (attacked.logged_by, attacked.used_by) == (attack, [heal])
+    assert (healed.logged_by, healed.used_by) == (heal, [])
+    assert [stage.get("run_id") for stage in healed.metadata["lineage"]] == [None, attack, heal]
+
+    # an attacked subject can be taken from W&B alone
+    elsewhere = tmp_path / "elsewhere"
+    artifact = ["--attacked_by", "", "--subject", f"wandb-artifact:{project}/subject-{attack}:latest"]
+    assert main([*HEAL, "--results", str(elsewhere), *artifact]) == 0
+    (again,) = summaries(elsewhere).values()
+    assert again["perplexity_post"] == found[heal]["perplexity_post"]
+    assert again["attacked_by_run"] == attack
+    assert len(attacked.used_by) == 2
+
+
+def test_another_intact_subject_is_another_artifact(
+    server: LoopbackServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
+) -> None:
+    """W&B tells artifacts apart by their files, not by their metadata."""
+    for name, value in {**server.environment(), **dict.fromkeys(FOLDERS, str(tmp_path))}.items():
+        monkeypatch.setenv(name, value)
+    from types import SimpleNamespace
+
+    import wandb
+
+    from lit_degrade.records.tracking import use_subject
+
+    with wandb.init(project="p", id="one", dir=tmp_path) as run:
+        for sha in ("a" * 64, "b" * 64, "a" * 64):
+            use_subject(SimpleNamespace(experiment=run), [{"name": "x", "sha256": sha}])  # type: ignore[arg-type]
+    versions = {artifact.metadata["sha256"]: key for key, artifact in server.artifacts.items() if "subject-x" in key}
+    assert len(versions) == 2
+    assert os.environ["WANDB_API_KEY"] not in str(versions)
