@@ -81,7 +81,7 @@ class DegradeCLI(LightningCLI):
         """Keys that mean the same on every verb."""
         parser.add_argument("--subject", type=str, default="tiny-1m", help="name (`list subjects`), hub id or folder")
         parser.add_argument(
-            "--attacked_by", type=str, default="", help="arguments of the `fit` that attacks the subject first, unless recorded"
+            "--attacked_by", type=str, default="", help="CONFIG [OPTIONS] of the attack to run first, unless it is recorded"
         )
         parser.add_argument("--precision", type=Precision, default="fp32", help="compute and storage format")
         parser.add_argument("--adapter", type=Adapter, default="full", help="which weights training may change")
@@ -145,7 +145,7 @@ class DegradeCLI(LightningCLI):
         ]
         same += [f"--gradient_checkpointing={str(options.gradient_checkpointing).lower()}", "--verbosity=quiet"]
         same += [f"--text.{key}={value}" for key, value in vars(options.text).items()]
-        return ["fit", *shlex.split(options.attacked_by), *same]
+        return ["fit", "--config", *shlex.split(options.attacked_by), *same]
 
     def _attack(self, args: list[str]) -> RunRecord:
         """The record of the attack, after running it where there is none."""

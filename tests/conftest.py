@@ -2,6 +2,8 @@
 
 import copy
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 os.environ["WANDB_MODE"] = "offline"
 os.environ["WANDB_SILENT"] = "true"
@@ -10,6 +12,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tests run side by side, and threads that 
 
 import pytest
 import torch
+from loopback import Client, LoopbackServer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -120,3 +123,18 @@ def tiny_1m() -> Subject:
 def wrap(model: torch.nn.Module, tokenizer: object = None) -> Subject:
     """A subject around any model."""
     return Subject(SubjectSpec("random"), model, tokenizer, Anatomy(model), "", None)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LoopbackServer]:
+    with LoopbackServer(tmp_path / "server") as server:
+        yield server
+    assert server.unknown == []
+    assert server.failed == []
+
+
+@pytest.fixture
+def client(server: LoopbackServer, tmp_path: Path) -> Client:
+    folder = tmp_path / "client"
+    folder.mkdir()
+    return Client(server, folder)

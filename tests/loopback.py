@@ -3,13 +3,16 @@
 import base64
 import itertools
 import json
+import os
 import re
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from subprocess import PIPE, STDOUT, Popen
 from typing import Any, Self
 from urllib.parse import quote, unquote
 
@@ -485,3 +488,32 @@ class RequestHandler(BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         """Nothing: tests look at what arrived, not at a log."""
+
+
+WANDB = [sys.executable, "-m", "wandb"]
+FOLDERS = ("HOME", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR")
+
+
+class Client:
+    """Runs commands in a folder of their own, with nothing of the user's environment but the search path."""
+
+    def __init__(self, server: LoopbackServer, folder: Path) -> None:
+        self.folder = folder
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+        self.environment = {"PATH": path, **dict.fromkeys(FOLDERS, str(folder)), **server.environment()}
+
+    def start(self, *command: str, **environment: str) -> Popen[str]:
+        return Popen(command, cwd=self.folder, env=self.environment | environment, text=True, stdout=PIPE, stderr=STDOUT)
+
+    def run(self, *command: str, **environment: str) -> str:
+        return finished(self.start(*command, **environment))
+
+
+def finished(process: Popen[str]) -> str:
+    """Output of a process that must succeed."""
+    try:
+        output, _ = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 0, output
+    return output

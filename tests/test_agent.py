@@ -1,23 +1,19 @@
 """The real `wandb sweep` and `wandb agent`, on our sweep files, against the server of the tests; and lineage online."""
 
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from loopback import LoopbackServer
+from loopback import WANDB, Client, LoopbackServer, finished
 from test_cli import QUICK, ROOT
 from test_healing import ATTACK, HEAL
-from test_loopback import FOLDERS, WANDB, Client, client, finished, server  # noqa: F401 (fixtures)
-
-from lit_degrade.cli import main
 
 
 @pytest.fixture
-def workplace(client: Client, tmp_path: Path) -> Client:  # noqa: F811
+def workplace(client: Client, tmp_path: Path) -> Client:
     """The clients run where the configs are, and write elsewhere."""
     client.folder = ROOT
     client.environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "WANDB_AGENT_DISABLE_FLAPPING": "true"}
@@ -33,7 +29,7 @@ def summaries(results: Path) -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.slow
-def test_the_agent_and_our_launcher_run_the_same_thing(server: LoopbackServer, workplace: Client, tmp_path: Path) -> None:  # noqa: F811
+def test_the_agent_and_our_launcher_run_the_same_thing(server: LoopbackServer, workplace: Client, tmp_path: Path) -> None:
     """The shipped sweep with one seed, quick settings, a nested block beside the dotted keys, and its own command."""
     content = yaml.safe_load((ROOT / "sweeps/tiny/priority3_optimizer.yaml").read_text())
     content["parameters"] |= {key.removeprefix("--"): {"value": v} for key, v in zip(QUICK[::2], QUICK[1::2], strict=True)}
@@ -69,15 +65,10 @@ def test_the_agent_and_our_launcher_run_the_same_thing(server: LoopbackServer, w
         assert online.config["seed_everything"] == record["seed"] == 43
 
 
-def test_lineage_online_from_intact_to_attacked_to_healed(
-    server: LoopbackServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
-) -> None:
-    for name, value in {**server.environment(), **dict.fromkeys(FOLDERS, str(tmp_path))}.items():
-        monkeypatch.setenv(name, value)
+def test_lineage_online_from_intact_to_attacked_to_healed(server: LoopbackServer, workplace: Client, tmp_path: Path) -> None:
+    lit_degrade = (sys.executable, "-m", "lit_degrade")
     results = tmp_path / "results"
-    assert main([*HEAL, "--results", str(results), "--attacked_by", ATTACK]) == 0
+    workplace.run(*lit_degrade, *HEAL, f"--results={results}", f"--attacked_by={ATTACK}")
     found = summaries(results)
     (attack,), (heal,) = ([k for k, s in found.items() if s["experiment"] == name] for name in ("priority2", "healing"))
     assert set(server.runs) == {attack, heal}
@@ -85,38 +76,34 @@ def test_lineage_online_from_intact_to_attacked_to_healed(
     project = "local/lit_degrade"
     intact = server.artifacts[f"{project}/subject-tiny-60k:v0"]
     attacked, healed = (server.artifacts[f"{project}/subject-{run}:v0"] for run in (attack, heal))
-    assert (intact.logged_by, intact.used_by) == (None, [attack])
-    assert (attacked.logged_by, attacked.used_by) == (attack, [heal])
-    assert (healed.logged_by, healed.used_by) == (heal, [])
+    assert (intact.logged_by, intact.used_by) == ([], [attack])
+    assert (attacked.logged_by, attacked.used_by) == ([attack], [heal])
+    assert (healed.logged_by, healed.used_by) == ([heal], [])
     assert [stage.get("run_id") for stage in healed.metadata["lineage"]] == [None, attack, heal]
 
     # an attacked subject can be taken from W&B alone
     elsewhere = tmp_path / "elsewhere"
-    artifact = ["--attacked_by", "", "--subject", f"wandb-artifact:{project}/subject-{attack}:latest"]
-    assert main([*HEAL, "--results", str(elsewhere), *artifact]) == 0
+    artifact = f"--subject=wandb-artifact:{project}/subject-{attack}:latest"
+    workplace.run(*lit_degrade, *HEAL, f"--results={elsewhere}", "--attacked_by=", artifact)
     (again,) = summaries(elsewhere).values()
     assert again["perplexity_post"] == found[heal]["perplexity_post"]
     assert again["attacked_by_run"] == attack
     assert len(attacked.used_by) == 2
 
 
-def test_another_intact_subject_is_another_artifact(
-    server: LoopbackServer,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,  # noqa: F811
-) -> None:
+USE = """
+import sys
+from types import SimpleNamespace
+import wandb
+from lit_degrade.records.tracking import use_subject
+with wandb.init(project="p", id="one", dir=sys.argv[1]) as run:
+    for sha in ("a" * 64, "b" * 64, "a" * 64):
+        use_subject(SimpleNamespace(experiment=run), [{"name": "x", "sha256": sha}])
+"""
+
+
+def test_another_intact_subject_is_another_artifact(server: LoopbackServer, workplace: Client, tmp_path: Path) -> None:
     """W&B tells artifacts apart by their files, not by their metadata."""
-    for name, value in {**server.environment(), **dict.fromkeys(FOLDERS, str(tmp_path))}.items():
-        monkeypatch.setenv(name, value)
-    from types import SimpleNamespace
-
-    import wandb
-
-    from lit_degrade.records.tracking import use_subject
-
-    with wandb.init(project="p", id="one", dir=tmp_path) as run:
-        for sha in ("a" * 64, "b" * 64, "a" * 64):
-            use_subject(SimpleNamespace(experiment=run), [{"name": "x", "sha256": sha}])  # type: ignore[arg-type]
-    versions = {artifact.metadata["sha256"]: key for key, artifact in server.artifacts.items() if "subject-x" in key}
-    assert len(versions) == 2
-    assert os.environ["WANDB_API_KEY"] not in str(versions)
+    workplace.run(sys.executable, "-c", USE, str(tmp_path))
+    assert {a.metadata["sha256"][0] for key, a in server.artifacts.items() if "subject-x" in key} == {"a", "b"}
+    assert len([key for key in server.artifacts if "subject-x" in key]) == 2

@@ -1,62 +1,15 @@
 """The real W&B clients work against the server of the tests, without an account or a network."""
 
 import json
-import os
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from subprocess import PIPE, STDOUT, Popen
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
-from loopback import LoopbackServer, grid
-
-WANDB = [sys.executable, "-m", "wandb"]
-FOLDERS = ("HOME", "WANDB_DIR", "WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_ARTIFACT_DIR")
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[LoopbackServer]:
-    with LoopbackServer(tmp_path / "server") as server:
-        yield server
-    assert server.unknown == []
-    assert server.failed == []
-
-
-class Client:
-    """Runs commands in a folder of their own, with nothing of the user's environment but the search path."""
-
-    def __init__(self, server: LoopbackServer, folder: Path) -> None:
-        self.folder = folder
-        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
-        self.environment = {"PATH": path, **dict.fromkeys(FOLDERS, str(folder)), **server.environment()}
-
-    def start(self, *command: str, **environment: str) -> Popen[str]:
-        return Popen(command, cwd=self.folder, env=self.environment | environment, text=True, stdout=PIPE, stderr=STDOUT)
-
-    def run(self, *command: str, **environment: str) -> str:
-        return finished(self.start(*command, **environment))
-
-
-def finished(process: Popen[str]) -> str:
-    """Output of a process that must succeed."""
-    try:
-        output, _ = process.communicate(timeout=120)
-    finally:
-        process.kill()
-    assert process.returncode == 0, output
-    return output
-
-
-@pytest.fixture
-def client(server: LoopbackServer, tmp_path: Path) -> Client:
-    folder = tmp_path / "client"
-    folder.mkdir()
-    return Client(server, folder)
-
+from loopback import WANDB, Client, LoopbackServer, finished, grid
 
 ONLINE = """
 import pathlib, wandb

@@ -120,7 +120,7 @@ def test_displacement_is_the_norm_of_the_change(tiny: object) -> None:
     before = weights_now(subject)
     with torch.no_grad():
         for p in subject.trainable().values():
-            p += 0.5
+            p.add_(0.5)
     n = sum(p.numel() for p in before.values())
     found = drift(subject, before)
     assert found["displacement"] == pytest.approx(0.5 * n**0.5, rel=1e-6)

@@ -60,7 +60,8 @@ def test_a_lighter_null_space_is_the_same_null_space(saving: str, tmp_path: Path
         ([], "--gradient_checkpointing true, or --model.null_space.offload true, or --model.null_space.microbatch 1."),
         (
             ["--gradient_checkpointing=true", "--model.null_space.offload=true", "--model.null_space.microbatch=1"],
-            "--model.null_space.directions 3 --model.null_space.products 20, or --adapter lora, or --model.optimizer adamw8bit.",
+            "--model.null_space.directions 3 --model.null_space.products 20, or --adapter lora, or --model.optimizer adamw8bit"
+            ".",
         ),
     ],
 )

@@ -1,6 +1,7 @@
 """The walk from the published protocol to the controlled one, one change at a time."""
 
 import dataclasses
+import itertools
 import math
 from pathlib import Path
 
@@ -24,7 +25,7 @@ def test_each_protocol_mends_one_thing() -> None:
     walk = [dataclasses.asdict(protocol) for protocol in PROTOCOLS.values()]
     assert all(walk[0].values())
     assert not any(walk[-1].values())
-    for one, two in zip(walk, walk[1:], strict=False):
+    for one, two in itertools.pairwise(walk):
         assert [(one[key], two[key]) for key in one if one[key] != two[key]] == [(True, False)]
     assert PROTOCOLS["controlled"] == Protocol()
 

@@ -21,7 +21,8 @@ def sweep(path: Path, slurm: OneNodeSlurm, *args: str) -> subprocess.CompletedPr
     command = [sys.executable, "-m", "lit_degrade", "sweep", str(path), "--results", str(path.parent / "results")]
     options = ["--launcher", "slurm", "--workers", "2", "--slurm", "partition=debug", "--slurm", "cpus_per_task=1"]
     environment = {**os.environ, **slurm.environment, "WANDB_MODE": "disabled"}
-    return subprocess.run([*command, *options, *args], cwd=ROOT, env=environment, text=True, capture_output=True, timeout=550)
+    words = [*command, *options, *args]
+    return subprocess.run(words, cwd=ROOT, env=environment, text=True, capture_output=True, timeout=550, check=False)
 
 
 def test_a_sweep_as_an_array_of_jobs(tmp_path: Path) -> None:

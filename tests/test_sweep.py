@@ -1,5 +1,7 @@
 """Whole sweeps on this machine: every run once, whatever is killed; failures listed; nothing started on bad input."""
 
+import contextlib
+import io
 import json
 import os
 import random
@@ -45,10 +47,12 @@ def start(path: Path, *args: str) -> subprocess.Popen[str]:
 
 
 def sweep(path: Path, *args: str, rc: int = 0) -> str:
-    process = start(path, *args)
-    out, err = process.communicate(timeout=500)
-    assert process.returncode == rc, out + err
-    return out + err
+    """Run a sweep in this process, whose fork server serves all tests; returns what it printed."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(out), contextlib.chdir(ROOT):
+        found = main(["sweep", str(path), "--results", str(path.parent / "results"), *args])
+    assert found == rc, out.getvalue()
+    return out.getvalue()
 
 
 def states(path: Path) -> dict[str, str]:
@@ -170,7 +174,8 @@ def test_killed_at_any_moment_a_rerun_completes_every_run_once(tmp_path: Path) -
             stamp = manifest.stat().st_mtime_ns
             if json.loads(manifest.read_text())["exit_state"] == "done":
                 assert seen.setdefault(manifest, stamp) == stamp, "a finished run was run again"
-    sweep(path, "--workers", "2")
+    last = start(path, "--workers", "2")
+    assert last.wait(timeout=500) == 0
     assert Counter(states(path).values()) == {"done": 20}
     assert all(manifest.stat().st_mtime_ns == stamp for manifest, stamp in seen.items())
     asked = {(stimulus, seed) for stimulus in ("random_tokens", "random_text") for seed in range(43, 53)}

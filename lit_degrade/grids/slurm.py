@@ -1,10 +1,12 @@
 """Runs as an array of SLURM jobs."""
 
+import io
 import os
 import shutil
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +59,7 @@ def launch(
     executor = submitit.SlurmExecutor(folder=folder / "%A")
     try:
         executor.update_parameters(**{"array_parallelism": workers, "job_name": "lit_degrade", "time": MINUTES, **settings})
-        with executor.batch():
+        with redirect_stderr(io.StringIO()), executor.batch():  # what sbatch says is in the error too
             jobs = [executor.submit(run_in_job, args, log) for args, log in zip(command_lines, logs, strict=True)]
     except (submitit.core.utils.FailedJobError, ValueError, TypeError) as error:
         raise UserError(f"--launcher slurm: {' '.join(str(error).split())}") from error

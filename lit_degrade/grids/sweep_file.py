@@ -193,6 +193,9 @@ def _check(path: Path, method: str, name: tuple[str, ...], entry: Any) -> None:
     for key in needed:
         if key not in entry:
             raise UserError(f"{where} with distribution '{kind}' needs '{key}'.")
+    bounds = [entry[key] for key in ("min", "max") if key in needed]
+    if bounds and not (all(isinstance(bound, int | float) for bound in bounds) and bounds[0] < bounds[1]):
+        raise UserError(f"{where}: min must be a number below max, not {bounds[0]} and {bounds[1]}.")
     if "values" in entry and (not isinstance(entry["values"], list) or not entry["values"]):
         raise UserError(f"{where}: the grid is empty: 'values' must be a list with at least one value.")
     if "probabilities" in entry and len(entry["probabilities"]) != len(entry["values"]):

@@ -79,7 +79,9 @@ def _load(path: Path) -> Parts:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        return {key: file.get_tensor(key) for key in file.keys()}, json.loads(file.metadata()["facts"])  # noqa: SIM118
+        # copies: mapped memory is aligned otherwise, and BLAS then sums in another order
+        tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
+        return tensors, json.loads(file.metadata()["facts"])
 
 
 @contextmanager

@@ -155,7 +155,7 @@ def finish_wandb(loggers: list[Logger], record: RunRecord, exit_code: int) -> No
         if isinstance(logger, WandbLogger):
             import wandb
 
-            logger.experiment.summary.update(record.summary)
+            logger.experiment.summary.update({"run_id": record.run_id, **record.summary})
             record.notes["wandb"] = {
                 "run": logger.experiment.path,
                 "mode": "offline" if logger.experiment.offline else "online",
