@@ -17,7 +17,7 @@ from lit_degrade.stimuli.catalyst import (
     sequence_losses,
     soft_loss,
 )
-from lit_degrade.stimuli.controls import gaussian_noise, random_text, random_tokens
+from lit_degrade.stimuli.controls import gaussian_noise, published_noise, random_text, random_tokens
 from lit_degrade.text import TextSource, TokenStream
 
 
@@ -146,7 +146,7 @@ def test_controls_have_one_shape_and_follow_their_seed(tiny: Subject, text: Text
         def g() -> torch.Generator:
             return torch.Generator().manual_seed(seed)
 
-        noise = gaussian_noise(tiny, "matched", allowed, 2, 16, g())
+        noise = gaussian_noise(tiny, allowed, 2, 16, g())
         assert noise.embeddings is not None
         return [
             random_tokens(allowed, 2, 16, g()).tokens,
@@ -163,8 +163,8 @@ def test_controls_have_one_shape_and_follow_their_seed(tiny: Subject, text: Text
 
 def test_gaussian_noise_matches_the_embeddings(tiny: Subject) -> None:
     table = tiny.embedding.detach()
-    matched = gaussian_noise(tiny, "matched", allowed_tokens(tiny), 200, 64, torch.Generator().manual_seed(0)).embeddings
-    published = gaussian_noise(tiny, "published", allowed_tokens(tiny), 200, 64, torch.Generator().manual_seed(0)).embeddings
+    matched = gaussian_noise(tiny, allowed_tokens(tiny), 200, 64, torch.Generator().manual_seed(0)).embeddings
+    published = published_noise(tiny, allowed_tokens(tiny), 200, 64, torch.Generator().manual_seed(0)).embeddings
     assert matched is not None
     assert published is not None
     torch.testing.assert_close(matched.flatten(0, 1).std(0), table.std(0), rtol=0.05, atol=0)

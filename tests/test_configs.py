@@ -8,7 +8,8 @@ from lit_degrade.cli import main
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
-OVERLAYS = sorted((ROOT / "configs" / "subjects").glob("*.yaml"))
+ATTACKS = [path for path in CONFIGS if "AttackModule" in path.read_text()]
+OVERLAYS = sorted([*(ROOT / "configs/subjects").glob("*.yaml"), *(ROOT / "configs/shields").glob("*.yaml")])
 
 
 def _verb(config: Path) -> str:
@@ -31,4 +32,12 @@ def test_configs_resolve(config: Path, capsys: pytest.CaptureFixture[str]) -> No
 def test_overlays_fit_every_config(config: Path, overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main([_verb(config), "--config", str(config), "--config", str(overlay), "--print_config"])
+    assert end.value.code in (0, None)
+
+
+@pytest.mark.parametrize("config", ATTACKS, ids=lambda p: p.name)
+def test_the_light_null_space_fits_every_attack(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    light = str(ROOT / "configs/null_spaces/light.yaml")
+    with pytest.raises(SystemExit) as end:
+        main(["fit", "--config", str(config), "--config", light, "--print_config"])
     assert end.value.code in (0, None)

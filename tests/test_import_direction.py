@@ -5,7 +5,7 @@ from pathlib import Path
 
 import lit_degrade
 
-ORDER = ["subjects", "text.py", "curvature", "measures", "stimuli", "records", "modules", "callbacks"]
+ORDER = ["subjects", "text.py", "curvature", "measures", "stimuli", "records", "modules", "callbacks", "run.py", "grids"]
 """From what everything may use to what only the command line uses."""
 
 

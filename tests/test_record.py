@@ -1,9 +1,9 @@
 """The run record: whole or not at all, recognised, strict JSON."""
 
 import json
-import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -60,18 +60,44 @@ def test_unwritable_results_are_one_line(tmp_path: Path) -> None:
         RunRecord("fit", CONFIG | {"results": str(tmp_path / "file" / "results")}).open()
 
 
-def test_a_killed_run_is_cleared_and_a_live_one_is_not(tmp_path: Path) -> None:
-    first = RunRecord("fit", CONFIG | {"results": str(tmp_path)})
-    first.open()
-    first.save_text("half", "written")
-    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True)
-    (first.partial / "pid").write_text(dead.stdout.strip())
-    second = RunRecord("fit", CONFIG | {"results": str(tmp_path)})
-    second.open()
+HOLD = """
+import sys, time
+from lit_degrade.records.run_record import RunRecord
+record = RunRecord("fit", {"experiment": "e", "results": sys.argv[1]})
+record.open()
+record.save_text("half", "written")
+print("open", flush=True)
+sys.stdin.readline()
+record.add(by="the first")
+record.close("done")
+"""
+
+
+def test_a_killed_run_is_cleared_and_a_live_one_is_waited_for(tmp_path: Path) -> None:
+    config = {"experiment": "e", "results": str(tmp_path)}
+
+    def hold() -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline() == "open\n"
+        return process
+
+    killed = hold()
+    killed.kill()
+    killed.wait()
+    live = hold()
+    assert (live.poll(), len(list(tmp_path.glob("e/.*.partial")))) == (None, 1)
+    threading.Timer(0.5, lambda: live.communicate("go on\n")).start()
+    second = RunRecord("fit", config)
+    assert second.finished() is None
+    second.open()  # returns when the other has put its record in place
+    assert second.finished() == "done"
     assert not (second.partial / "half").exists()
-    (second.partial / "pid").write_text(str(os.getppid()))
-    with pytest.raises(UserError, match="is being written by process"):
-        RunRecord("fit", CONFIG | {"results": str(tmp_path)}).open()
+    second.discard()
+    assert json.loads((second.folder / paths.SUMMARY).read_text())["by"] == "the first"
+    assert [p.name for p in (tmp_path / "e").iterdir()] == [second.run_id]
 
 
 def test_closing_again_replaces(tmp_path: Path) -> None:

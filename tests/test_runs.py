@@ -18,6 +18,7 @@ from test_cli import QUICK, ROOT
 
 from lit_degrade.cli import main
 from lit_degrade.records import paths
+from lit_degrade.stimuli.catalog import STIMULI
 from lit_degrade.subjects.loading import weights_sha256
 
 PRIORITY3 = ["fit", "--config", str(ROOT / "configs/priority3.yaml"), *QUICK]
@@ -65,7 +66,7 @@ def test_the_record_is_complete(attacked: Path) -> None:
     assert len(losses) == 6
     assert losses[-1] < losses[0]
     stimuli = {row["stimulus"]: row for row in csv.DictReader((attacked / paths.STIMULI).open())}
-    assert set(stimuli) == {"eigen_prion", "loss_ascent", "random_tokens", "gaussian_noise", "random_text", "random_swap"}
+    assert set(stimuli) == {*STIMULI, "random_swap"}
     assert len(list(csv.DictReader((attacked / paths.DIRECTIONS).open()))) == 10
     assert load_file(attacked / paths.STIMULUS)["tokens"].shape == (1, 64)
     spectra = load_file(attacked / paths.SPECTRA)
@@ -169,6 +170,30 @@ def test_every_precision_trains(precision: str, adapter: str, tmp_path: Path) ->
     assert measured["nats_per_token_pre"] == pytest.approx(summary["nats_per_token_post"], abs=0.02)
 
 
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_a_quantised_backbone_is_frozen_bit_for_bit(precision: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_degrade.callbacks import LogDamage
+
+    seen: dict[str, list[dict[str, bytes]]] = {"lora": [], "frozen": []}
+
+    def look(module: Any) -> None:
+        state = {k: v for k, v in module.subject.model.state_dict().items() if isinstance(v, torch.Tensor)}
+        hashed = {k: v.contiguous().view(-1).view(torch.uint8).numpy().tobytes() for k, v in state.items()}
+        for kind, states in seen.items():
+            states.append({k: v for k, v in hashed.items() if ("lora_" in k) == (kind == "lora")})
+
+    start, end = LogDamage.on_fit_start, LogDamage.on_train_end
+    monkeypatch.setattr(LogDamage, "on_fit_start", lambda self, t, m: (look(m), start(self, t, m))[1])
+    monkeypatch.setattr(LogDamage, "on_train_end", lambda self, t, m: (end(self, t, m), look(m))[0])
+    run(tmp_path, "--precision", precision, "--adapter", "lora", "--model.lr", "1e-3")
+    before, after = seen["frozen"]
+    assert len(before) > 20
+    assert any("SCB" in k or "absmax" in k for k in before), "codes and their scales are part of the backbone"
+    assert before == after
+    before, after = seen["lora"]
+    assert all(before[k] != after[k] for k in before)
+
+
 def test_gradient_checkpointing_changes_memory_and_nothing_else(attacked: Path, tmp_path: Path) -> None:
     other = summary_of(run(tmp_path, "--gradient_checkpointing", "true"))
     assert other["perplexity_post"] == pytest.approx(summary_of(attacked)["perplexity_post"], rel=1e-3)
@@ -251,7 +276,7 @@ def test_catalyst_comparison(tmp_path: Path) -> None:
     folder = run(tmp_path, *small, verb=verb)
     summary = summary_of(folder)
     rows = list(csv.DictReader((folder / paths.STIMULI).open()))
-    assert len(rows) == 2 * 6
+    assert len(rows) == 2 * (len(STIMULI) + 1)
     wins = 0
     for seed in {row["seed"] for row in rows}:
         energy = {row["stimulus"]: float(row["null_energy"]) for row in rows if row["seed"] == seed}

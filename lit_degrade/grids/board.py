@@ -31,10 +31,11 @@ class Board:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        """Leave the counts."""
+        """Leave the counts, unless there is an error to leave alone."""
         if self.live:
             self.live.stop()
-        self.console.print(self.counts(), soft_wrap=True)
+        if kind is None or kind is KeyboardInterrupt:
+            self.console.print(self.counts(), soft_wrap=True)
 
     def start(self, number: int) -> None:
         """A run starts."""
