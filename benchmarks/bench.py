@@ -86,7 +86,14 @@ def rank() -> None:
     )
 
 
-def attack_step(steps: int = 400) -> None:
+def attack_step() -> None:
+    value = _step_ratio("--trainer.callbacks=LogDamage")
+    report("attack step with logging / plain step (tiny-1m, 64 tokens)", value, "<= 1.15", value <= 1.15)
+    value = _step_ratio("--trainer.callbacks=LogMechanism")
+    report("the same, measuring every step's length and second moments", value, "none", True)
+
+
+def _step_ratio(callbacks: str, steps: int = 400) -> float:
     """Time of one step inside `fit`, logging on, over a plain step of the same model, data and optimizer, taken in turns."""
     import lightning.pytorch as pl
 
@@ -119,11 +126,10 @@ def attack_step(steps: int = 400) -> None:
             quick = ["--model.null_space.products", "20", "--model.null_space.random_directions", "1"]
             size = ["--model.stimuli.evaluations", "1", "--trainer.max_steps", str(steps), "--text.probe_tokens", "2048"]
             base = ["fit", "--config", "configs/priority3.yaml", "--verbosity", "quiet", "--results", results]
-            main([*base, *quick, *size, "--trainer.callbacks", "LogDamage"])
+            main([*base, *quick, *size, callbacks])
     finally:
         run_module.ShowProgress = original  # type: ignore[misc]
-    value = statistics.median(fit_steps[20:]) / statistics.median(plain_steps[20:])
-    report("attack step with logging / plain step (tiny-1m, 64 tokens)", value, "<= 1.15", value <= 1.15)
+    return statistics.median(fit_steps[20:]) / statistics.median(plain_steps[20:])
 
 
 def start_up() -> None:

@@ -114,29 +114,26 @@ class DegradeCLI(LightningCLI):
         config = {key: value for key, value in plain.items() if key != "config"}
         _refuse_abbreviations(self.given, config["model"])
         _check_experiment(options.experiment)
-        inputs = self._locate_subject(options)
+        subject = options.model.init_args.subject
+        attack = self._attack_arguments(options) if options.attacked_by else None
+        inputs = self._identify(options, subject)
+        if attack:
+            inputs["attack"] = resolve(attack).run_id
         self.record = RunRecord(str(self.subcommand), config, inputs)
         if self.resolve_only:
             raise Resolved(self.record)
         self._refuse_recorded(options.repeat)
+        if attack:
+            subject["name"] = str(self._attack(attack).folder)
 
-    def _locate_subject(self, options: Any) -> dict[str, str]:
-        """Point the module at a subject that has to be made or fetched first; returns hashes of what no name identifies."""
-        place, inputs = options.model.init_args.subject, {}
+    def _identify(self, options: Any, subject: dict[str, Any]) -> dict[str, str]:
+        """Fetch a subject that is an artifact; returns the hash of a subject that its name does not identify."""
         if options.subject.startswith(ARTIFACT):
             root = Path(options.results).expanduser() / ".artifacts"
-            place["name"] = str(fetch_subject(options.subject.removeprefix(ARTIFACT), root))
-        if place["name"] not in (*LADDER, *HUB) and Path(place["name"]).expanduser().is_dir():
-            inputs["subject"] = files_sha256(Path(locate(place["name"])))
-        if options.attacked_by:
-            attack = self._attack_arguments(options)
-            if self.resolve_only:
-                inputs["attack"] = resolve(attack).run_id
-            else:
-                record = self._attack(attack)
-                inputs["attack"] = record.run_id
-                place["name"] = str(record.folder)
-        return inputs
+            subject["name"] = str(fetch_subject(options.subject.removeprefix(ARTIFACT), root))
+        if subject["name"] in (*LADDER, *HUB) or not Path(subject["name"]).expanduser().is_dir():
+            return {}
+        return {"subject": files_sha256(Path(locate(subject["name"])))}
 
     def _attack_arguments(self, options: Any) -> list[str]:
         """The command line of the attack: what was asked for, on the same subject, text and seed as this run."""
@@ -263,13 +260,16 @@ def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
 
 @contextmanager
 def _hidden_from_agent() -> Iterator[None]:
-    """A run within a run is not the one that `wandb agent` is waiting for."""
+    """A run within a run is not the one that `wandb agent` waits for. The client reads its environment once, so it is ended."""
+    import wandb
+
     names = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
     kept = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
         os.environ.update(kept)
+        wandb.teardown()
 
 
 def one_line(message: str) -> str:

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from loopback import WANDB, Client, LoopbackServer, finished
 from test_cli import QUICK, ROOT
-from test_healing import ATTACK, HEAL
+from test_healing import ATTACK, HEAL, SMALL
 
 
 @pytest.fixture
@@ -107,3 +107,21 @@ def test_another_intact_subject_is_another_artifact(server: LoopbackServer, work
     workplace.run(sys.executable, "-c", USE, str(tmp_path))
     assert {a.metadata["sha256"][0] for key, a in server.artifacts.items() if "subject-x" in key} == {"a", "b"}
     assert len([key for key in server.artifacts if "subject-x" in key]) == 2
+
+
+@pytest.mark.slow
+def test_the_agent_heals_and_keeps_its_own_run(server: LoopbackServer, workplace: Client, tmp_path: Path) -> None:
+    """The attack that a healing run starts first is a run of its own, and not the one that the agent waits for."""
+    values = {"results": str(tmp_path / "results"), "attacked_by": ATTACK, "model.lr": 1.0e-3}
+    values |= {key.removeprefix("--"): v for key, v in zip(SMALL[::2], SMALL[1::2], strict=True) if key != "--verbosity"}
+    content = yaml.safe_load((ROOT / "sweeps/tiny/healing.yaml").read_text())
+    path = tmp_path / "healing.yaml"
+    path.write_text(yaml.safe_dump({**content, "parameters": {key: {"value": value} for key, value in values.items()}}))
+    found = sweep_id(workplace.run(*WANDB, "sweep", "--project", "lit_degrade", str(path)))
+    workplace.run(*WANDB, "agent", found)
+    records = summaries(tmp_path / "results")
+    (name,) = next(iter(server.sweeps.values())).given
+    healed, attack = server.runs[name], next(run for key, run in server.runs.items() if key != name)
+    assert (healed.sweep, attack.sweep) == (found.rsplit("/", 1)[1], None)
+    assert healed.summary["recovery"] == pytest.approx(records[healed.summary["run_id"]]["recovery"])
+    assert attack.summary["run_id"] == records[healed.summary["run_id"]]["attacked_by_run"]

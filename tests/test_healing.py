@@ -97,6 +97,7 @@ def test_fine_tuning_an_intact_subject(tmp_path: Path) -> None:
 BAD = {
     "sgd_matched": (["--model.optimizer", "sgd_matched"], "'sgd_matched' rehearses on one stimulus"),
     "batch": (["--model.batch", "0"], "model.batch must be at least 1"),
+    "record without a subject": (["--subject", "RECORD"], "kept no subject: its run had no RegisterArtifacts callback"),
     "learning rate": (["--model.lr", "0"], "model.lr must be above 0"),
     "attack": (["--attacked_by", "none.yaml"], "File does not exist"),
     "attack key": (["--attacked_by", f"{ROOT}/configs/priority2.yaml --model.stimulus=x"], "Unknown stimulus 'x'"),
@@ -111,12 +112,15 @@ def test_bad_input_is_one_line(
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     args, message = BAD[case]
+    (record := tmp_path / "record").mkdir()
+    (record / "summary.json").write_text("{}")
+    args = [str(record) if arg == "RECORD" else arg for arg in args]
     verb = ["fit", "--config", str(ROOT / "configs/finetune.yaml"), *SMALL]
     assert main([*verb, "--results", str(tmp_path / "results"), *args]) == 2
     err = capsys.readouterr().err.strip()
     assert message in err
     assert len(err.splitlines()) == 1
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [record]
 
 
 def test_a_diverged_attack_cannot_be_healed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

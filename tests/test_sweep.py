@@ -130,6 +130,7 @@ BAD = {
     "launcher": ({}, ["--launcher", "clod"], "invalid choice: 'clod'"),
     "option": ({}, ["--wrokers", "2"], "unrecognized arguments: --wrokers"),
     "slurm setting": ({}, ["--launcher", "slurm", "--slurm", "gpu"], "--slurm gpu: expected KEY=VALUE"),
+    "results": ({}, ["--results", f"{__file__}/results"], "cannot be written: Not a directory"),
     "no slurm": ({}, ["--launcher", "slurm"], "'sbatch' is not on the PATH"),
 }
 

@@ -29,7 +29,6 @@ def run_in_job(args: list[str], log: Path) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         del os.environ[name]  # Lightning would take the job for one task of a distributed run, and over its signals
-    log.parent.mkdir(parents=True, exist_ok=True)
     from lit_degrade.cli import main
 
     with log.open("w", buffering=1) as file:

@@ -93,6 +93,12 @@ def _run(found: SweepFile, wanted: list[Planned], skipped: int, options: argpars
     folder = _folder(Path(options.results or "results"), found)
     lines = [[*run.args, "--repeat=true"] if run.state in ("failed", "diverged") else run.args for run in wanted]
     logs = [folder / f"{run.run_id}.log" for run in wanted]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"Results folder '{folder}' cannot be written: {error.strerror}. Choose another with --results."
+        ) from error
     if not wanted:
         events: Any = ()
     elif options.launcher == "slurm":

@@ -41,7 +41,6 @@ def resolve_all(command_lines: Sequence[list[str]], answers: Connection) -> None
 def execute(args: list[str], log: Path) -> None:
     """Run a command line in this process, its output going to a file; ends with its exit code."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    log.parent.mkdir(parents=True, exist_ok=True)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(file, 1)
     os.dup2(file, 2)

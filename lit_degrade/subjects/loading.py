@@ -161,8 +161,10 @@ def locate(name: str) -> str:
     if name in HUB:
         return HUB[name]
     folder = Path(name).expanduser()
-    if (folder / "summary.json").is_file():  # a run record
+    if (folder / "summary.json").is_file():
         folder /= "subject"
+        if not folder.is_dir():
+            raise UserError(f"Run record '{name}' kept no subject: its run had no RegisterArtifacts callback.")
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
             raise UserError(f"Folder '{name}' holds no subject: expected config.json (or adapter_config.json) in it.")

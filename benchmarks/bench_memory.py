@@ -1,0 +1,82 @@
+"""Peak memory of an attack, by subject and by setting, each in a process of its own.
+
+python benchmarks/bench_memory.py          # the embedded ladder
+python benchmarks/bench_memory.py 160m     # random weights in the shape of Pythia-160M, on the CPU: half an hour on 2 cores
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+LIGHT = ["--config", "configs/null_spaces/light.yaml"]
+SHORT = [
+    "--trainer.max_steps=3",
+    "--text.probe_tokens=2048",
+    "--model.stimuli.evaluations=30",
+    "--model.null_space.calibration_blocks=4",
+]
+VARIANTS = {
+    "ten directions, 40 products, whole batch": ["--model.null_space.products=40", "--model.null_space.random_directions=3"],
+    "light null space": LIGHT,
+    "light, gradient checkpointing": [*LIGHT, "--gradient_checkpointing=true"],
+    "light, checkpointing, adafactor": [*LIGHT, "--gradient_checkpointing=true", "--model.optimizer=adafactor"],
+    "light, checkpointing, adamw8bit": [*LIGHT, "--gradient_checkpointing=true", "--model.optimizer=adamw8bit"],
+    "light, checkpointing, lora, nf4": [*LIGHT, "--gradient_checkpointing=true", "--adapter=lora", "--precision=nf4"],
+}
+
+
+def random_160m(folder: Path) -> None:
+    """GPT-NeoX with Pythia-160M's shape and random weights, and an embedded subject's tokenizer."""
+    import torch
+    from transformers import AutoTokenizer, GPTNeoXConfig, GPTNeoXForCausalLM
+
+    torch.manual_seed(0)
+    config = GPTNeoXConfig(
+        vocab_size=50304, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072, dtype="float16"
+    )
+    GPTNeoXForCausalLM(config).half().save_pretrained(folder)
+    AutoTokenizer.from_pretrained(ROOT / "lit_degrade/subjects/embedded/tiny-1m").save_pretrained(folder)
+
+
+def peak(*args: str) -> tuple[int, dict[str, float]]:
+    """Peak resident bytes of one attack, and how long its stages took."""
+    with tempfile.TemporaryDirectory() as results:
+        command = [
+            sys.executable,
+            "-m",
+            "lit_degrade",
+            "fit",
+            "--config",
+            "configs/priority1.yaml",
+            *args,
+            f"--results={results}",
+        ]
+        environment = {**os.environ, "WANDB_MODE": "disabled"}
+        subprocess.run(
+            [*command, "--cache_gb=0", "--verbosity=quiet"], cwd=ROOT, env=environment, check=True, capture_output=True
+        )
+        (manifest,) = Path(results).glob("*/*/manifest.json")
+        found = json.loads(manifest.read_text())
+        return found["peak_memory_bytes"]["cuda"] or found["peak_memory_bytes"]["host"], found["durations_s"]
+
+
+def main() -> None:
+    if sys.argv[1:] == ["160m"]:
+        with tempfile.TemporaryDirectory() as temporary:
+            random_160m(Path(temporary))
+            for name, args in VARIANTS.items():
+                found, durations = peak("--subject", temporary, *SHORT, *args)
+                print(f"{name:<45}{found / 1e9:6.2f} GB   {durations['total']:6.0f} s", flush=True)
+    else:
+        for subject in ("tiny-60k", "tiny-250k", "tiny-1m", "tiny-3m"):
+            for name, args in {"as in priority1": [], "light null space": LIGHT}.items():
+                found, durations = peak("--subject", subject, *args)
+                print(f"{subject:<12}{name:<20}{found / 1e9:6.2f} GB   {durations['total']:6.0f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()
