@@ -12,7 +12,7 @@ VERBS = {
     "validate": "measure a subject (the same as test)",
     "test": "measure a subject",
     "sweep": "run a W&B sweep file without a W&B server, here or on SLURM",
-    "list": "show what is known: subjects, stimuli, targets, optimizers, precisions, adapters, configs",
+    "list": "show what is known: subjects, stimuli, targets, optimizers, protocols, precisions, adapters, configs, sweeps",
 }
 HELP = f"""usage: python -m lit_degrade VERB [options]
 

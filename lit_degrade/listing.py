@@ -20,10 +20,10 @@ def _targets() -> dict[str, str]:
     return COMPONENTS | {name: f"all of {', '.join(parts)}" for name, parts in GROUPS.items()}
 
 
-def _configs() -> dict[str, str]:
-    """First comment line of each config below the working directory."""
+def _first_lines(folder: str) -> dict[str, str]:
+    """First comment line of each YAML file below a folder of the working directory."""
     return {
-        str(path): path.read_text().partition("\n")[0].removeprefix("# ") for path in sorted(Path().glob("configs/**/*.yaml"))
+        str(path): path.read_text().partition("\n")[0].removeprefix("# ") for path in sorted(Path(folder).glob("**/*.yaml"))
     }
 
 
@@ -35,7 +35,8 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "protocols": lambda: PROTOCOLS,
     "precisions": lambda: PRECISIONS,
     "adapters": lambda: ADAPTERS,
-    "configs": _configs,
+    "configs": lambda: _first_lines("configs"),
+    "sweeps": lambda: _first_lines("sweeps"),
 }
 
 

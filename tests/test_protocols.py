@@ -81,6 +81,7 @@ def test_a_published_run_says_what_it_did(published: Path) -> None:
     summary = summary_of(run(published / "a", "--model.protocol", "published", verb=AUDIT))
     assert (summary["protocol"], summary["optimizer"], summary["optimizer_used"]) == ("published", "adamw", "adafactor")
     assert summary["published_catalyst_tokens_changed"] <= 0.02
+    assert summary["null_energy"] < summary["null_energy_eigen_prion"] / 2, "that of the stimulus trained on"
     assert summary["reported_perplexity_pre"] > 3 * summary["perplexity_pre"], "two tokens ahead is far harder"
     assert summary["reported_rank_pre"] != pytest.approx(summary["effective_rank_pre_layer1"], rel=0.1)
     assert summary["reported_rank_change_absolute"] == abs(summary["reported_rank_reduction"])

@@ -94,6 +94,7 @@ class AttackModule(TrainingModule, StimulusModule):
         self.record.save_table(paths.STIMULI, rows)
         self._compare({row["stimulus"]: row for row in rows})
         self.stimulus_data = self._as_the_protocol_has_it(stimuli)
+        self.record.add(null_energy=self._row(self.seed, self.stimulus, self.stimulus_data, [])["null_energy"])
         self.record.save_tensors(paths.STIMULUS, self.stimulus_data.tensors(), {"stimulus": self.stimulus})
         text = "\n".join(self.subject.tokenizer.decode(row) for row in self.stimulus_data.tokens)
         self.record.save_text(paths.STIMULUS_TEXT, text)
@@ -117,7 +118,6 @@ class AttackModule(TrainingModule, StimulusModule):
         energy = {name: row["null_energy"] for name, row in rows.items()}
         runner_up = max((name for name in energy if name != "eigen_prion"), key=energy.__getitem__)
         self.record.add(
-            null_energy=energy[self.stimulus],
             **{f"null_energy_{name}": value for name, value in energy.items()},
             null_energy_isotropic=self.settings.directions / sum(p.numel() for p in self.null_parameters.values()),
             eigen_prion_wins=energy["eigen_prion"] > energy[runner_up],
