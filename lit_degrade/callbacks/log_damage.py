@@ -10,19 +10,22 @@ from lit_degrade.measures.drift import drift, weights_now
 from lit_degrade.measures.perplexity import Likelihood, likelihood, perplexity_of
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.subjects.lineage import recovery
+from lit_degrade.text import TokenStream
 
 KL_TOKENS = 2048
-"""Probe tokens over which the divergence from the intact subject is averaged."""
+"""Probe tokens over which the divergence from the intact subject, and the likelihood on the way, are averaged."""
 
 
 class LogDamage(pl.Callback):
-    """Measure the subject before and after, and how far its weights moved.
+    """Measure the subject before and after, how far its weights moved, and its likelihood on the way.
 
-    For a subject that was attacked before, `recovery` is the share of the lost nats per token that came back.
+    The metrics' `probe_nats_per_token` is over the first KL_TOKENS probe tokens, the summary's values over all. For a subject that
+    was attacked before, `recovery` is the share of the lost nats per token that came back.
     """
 
-    def __init__(self) -> None:
-        """Nothing is kept until the run starts."""
+    def __init__(self, every: int = 25) -> None:
+        """Measure before, after, and, over fewer tokens, every `every` steps between."""
+        self.every = every
         self.start: Tensor | None = None
         self.weights: dict[str, Tensor] = {}
         self.before: Likelihood | None = None
@@ -31,8 +34,18 @@ class LogDamage(pl.Callback):
         """Measure the subject as it comes, and keep its weights."""
         with pl_module.record.timed("probes"):
             self.before = likelihood(pl_module.logits, pl_module.probe)
-            self.start = log_probabilities(pl_module.logits, self._kl_tokens(pl_module))
+            self.start = log_probabilities(pl_module.logits, self._few(pl_module).ids)
             self.weights = weights_now(pl_module.subject)
+            self._log_likelihood(pl_module, 0)
+
+    def on_train_batch_end(  # type: ignore[override]
+        self, trainer: pl.Trainer, pl_module: SubjectModule, outputs: object, batch: object, batch_idx: int
+    ) -> None:
+        """During."""
+        step = trainer.global_step
+        if step % self.every == 0 and step != trainer.max_steps:
+            with pl_module.record.timed("probes"):
+                self._log_likelihood(pl_module, step)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: SubjectModule) -> None:  # type: ignore[override]
         """Measure what it has become."""
@@ -41,7 +54,8 @@ class LogDamage(pl.Callback):
         record, subject = pl_module.record, pl_module.subject
         with record.timed("probes"):
             after = likelihood(pl_module.logits, pl_module.probe)
-            damaged = log_probabilities(pl_module.logits, self._kl_tokens(pl_module))
+            damaged = log_probabilities(pl_module.logits, self._few(pl_module).ids)
+            self._log_likelihood(pl_module, trainer.global_step)
             record.add(
                 steps=trainer.global_step,
                 probe_tokens=after.tokens,
@@ -60,8 +74,12 @@ class LogDamage(pl.Callback):
                     recovery=recovery(intact, self.before.nats_per_token, after.nats_per_token),
                 )
 
-    def _kl_tokens(self, module: SubjectModule) -> Tensor:
-        return module.probe.ids[: max(1, KL_TOKENS // module.text.block)]
+    def _log_likelihood(self, module: SubjectModule, step: int) -> None:
+        module.log_now("probe_nats_per_token", likelihood(module.logits, self._few(module)).nats_per_token, step)
+
+    def _few(self, module: SubjectModule) -> TokenStream:
+        few = slice(max(1, KL_TOKENS // module.text.block))
+        return TokenStream(module.probe.ids[few], module.probe.byte_counts[few])
 
 
 def _ratio(a: float, b: float) -> float:

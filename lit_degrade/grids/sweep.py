@@ -17,6 +17,8 @@ from lit_degrade.grids import local, slurm
 from lit_degrade.grids.board import Board
 from lit_degrade.grids.sweep_file import Point, SweepFile, command_line, load_sweep, own_arguments, points
 from lit_degrade.records import paths
+from lit_degrade.records.conditions import Fact
+from lit_degrade.records.plan import write_plan
 
 LAUNCHERS = ("local", "slurm")
 UNFINISHED = (None, "interrupted")
@@ -33,6 +35,7 @@ class Planned:
     run_id: str
     folder: Path
     state: str | None
+    conditions: dict[str, Fact]
 
 
 def sweep(args: Sequence[str]) -> int:
@@ -57,13 +60,21 @@ def sweep(args: Sequence[str]) -> int:
             print(f"{run.state or 'to run':<12}{run.run_id}  python -m lit_degrade {shlex.join(run.args)}")
         return 0
     wanted = [run for run in runs if run.state in UNFINISHED or (options.retry and run.state in ("failed", "diverged"))]
+    folder = _folder(Path(options.results or "results"), found)
     try:
-        _run(found, wanted, len(runs) - len(wanted), options)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_plan(folder, str(found.path), {run.run_id: (run.folder, run.conditions) for run in runs})
+    except OSError as error:
+        raise UserError(
+            f"Results folder '{folder}' cannot be written: {error.strerror}. Choose another with --results."
+        ) from error
+    try:
+        _run(found, folder, wanted, len(runs) - len(wanted), options)
     except KeyboardInterrupt:
         jobs = " Jobs that were submitted go on." if options.launcher == "slurm" else ""
         print(f"Interrupted; the same command goes on from here.{jobs}", file=sys.stderr)
         return 130
-    return _conclude(runs, _folder(Path(options.results or "results"), found))
+    return _conclude(runs, folder)
 
 
 def plan(found: SweepFile, options: argparse.Namespace) -> list[Planned]:
@@ -81,7 +92,8 @@ def plan(found: SweepFile, options: argparse.Namespace) -> list[Planned]:
         if resolved.error:
             raise UserError(f"{found.path}: {_words(point, point)}: {resolved.error}")
         name = f"{resolved.run_id} {_words(point, varied)}"
-        runs.setdefault(resolved.run_id, Planned(name, args, resolved.run_id, Path(resolved.folder), resolved.state))
+        folder = Path(resolved.folder)
+        runs.setdefault(resolved.run_id, Planned(name, args, resolved.run_id, folder, resolved.state, resolved.conditions))
     return list(runs.values())
 
 
@@ -89,16 +101,9 @@ def _words(point: Point, keys: Iterable[str]) -> str:
     return " ".join(f"{key}={point[key]}" for key in keys)
 
 
-def _run(found: SweepFile, wanted: list[Planned], skipped: int, options: argparse.Namespace) -> None:
-    folder = _folder(Path(options.results or "results"), found)
+def _run(found: SweepFile, folder: Path, wanted: list[Planned], skipped: int, options: argparse.Namespace) -> None:
     lines = [[*run.args, "--repeat=true"] if run.state in ("failed", "diverged") else run.args for run in wanted]
     logs = [folder / f"{run.run_id}.log" for run in wanted]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(
-            f"Results folder '{folder}' cannot be written: {error.strerror}. Choose another with --results."
-        ) from error
     if not wanted:
         events: Any = ()
     elif options.launcher == "slurm":
@@ -144,7 +149,7 @@ def _why(run: Planned, logs: Path) -> str:
 
 def _folder(results: Path, found: SweepFile) -> Path:
     """Where the outputs of a sweep's runs go."""
-    return results.expanduser() / ".sweeps" / found.name
+    return results.expanduser() / paths.SWEEPS / found.name
 
 
 def _settings(given: Sequence[str]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import parent_process
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -13,6 +13,7 @@ from typing import Any
 
 from lit_degrade.cli import main
 from lit_degrade.errors import UserError
+from lit_degrade.records.conditions import Fact, conditions
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,8 @@ class Resolved:
     state: str | None
     """exit state of its record, if there is one"""
     error: str = ""
+    conditions: dict[str, Fact] = field(default_factory=dict)
+    """what tells it from the other runs"""
 
 
 def resolve_all(command_lines: Sequence[list[str]], answers: Connection) -> None:
@@ -33,7 +36,7 @@ def resolve_all(command_lines: Sequence[list[str]], answers: Connection) -> None
     for args in command_lines:
         try:
             record = resolve(args)
-            answers.send(Resolved(record.run_id, str(record.folder), record.finished()))
+            answers.send(Resolved(record.run_id, str(record.folder), record.finished(), conditions=conditions(record.config)))
         except UserError as error:
             answers.send(Resolved("", "", None, str(error)))
 

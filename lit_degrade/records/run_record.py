@@ -21,10 +21,10 @@ from torch import Tensor
 
 from lit_degrade.errors import UserError
 from lit_degrade.records import paths
+from lit_degrade.records.conditions import Fact
 from lit_degrade.records.provenance import peak_memory, provenance
 
 ExitState = Literal["done", "diverged", "failed", "interrupted"]
-Fact = str | int | float | bool | None
 
 NOT_HASHED = ("results", "verbosity", "config", "repeat", "cache_gb")
 """Top-level keys that do not change what a run computes."""
