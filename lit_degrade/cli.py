@@ -12,7 +12,8 @@ VERBS = {
     "validate": "measure a subject (the same as test)",
     "test": "measure a subject",
     "sweep": "run a W&B sweep file without a W&B server, here or on SLURM",
-    "list": "show what is known: subjects, stimuli, targets, optimizers, protocols, precisions, adapters, configs, sweeps",
+    "report": "turn run records into statistics, verdicts, figures and pages",
+    "list": "show what is known: subjects, stimuli, targets, optimizers, protocols, configs, sweeps, claims and more",
 }
 HELP = f"""usage: python -m lit_degrade VERB [options]
 
@@ -23,6 +24,7 @@ verbs:
 
 a run:      python -m lit_degrade fit --config configs/priority3.yaml
 a grid:     python -m lit_degrade sweep sweeps/tiny/priority3_optimizer.yaml --workers 2
+a report:   python -m lit_degrade report results --html
 all keys:   python -m lit_degrade fit --help
 exit codes: 0 done, 1 failed, 2 bad input, 3 diverged (a sweep: 0 when every run is done or diverged)
 """
@@ -42,6 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from lit_degrade.grids.sweep import sweep
 
             return sweep(args[1:])
+        elif args[0] == "report":
+            from lit_degrade.evidence.report import report
+
+            return report(args[1:])
         elif args[0] in VERBS:
             from lit_degrade.run import run
 

@@ -20,6 +20,12 @@ def _targets() -> dict[str, str]:
     return COMPONENTS | {name: f"all of {', '.join(parts)}" for name, parts in GROUPS.items()}
 
 
+def _claims() -> dict[str, str]:
+    from lit_degrade.evidence.claims import shipped_designs
+
+    return {f"{design.experiment}/{claim.name}": claim.says for design in shipped_designs() for claim in design.claims}
+
+
 def _first_lines(folder: str) -> dict[str, str]:
     """First comment line of each YAML file below a folder of the working directory."""
     return {
@@ -37,6 +43,7 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "adapters": lambda: ADAPTERS,
     "configs": lambda: _first_lines("configs"),
     "sweeps": lambda: _first_lines("sweeps"),
+    "claims": _claims,
 }
 
 

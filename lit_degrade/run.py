@@ -33,8 +33,9 @@ from lit_degrade.modules import SubjectModule
 from lit_degrade.modules.stimulus import StimulusSettings
 from lit_degrade.records import paths
 from lit_degrade.records.cache import Cache
+from lit_degrade.records.mode import wandb_mode
 from lit_degrade.records.run_record import RunRecord
-from lit_degrade.records.tracking import RecordLogger, fetch_subject, wandb_logger, wandb_mode
+from lit_degrade.records.tracking import RecordLogger, fetch_subject, wandb_logger
 from lit_degrade.subjects.catalog import HUB, LADDER, Adapter, Precision, SubjectSpec
 from lit_degrade.subjects.loading import files_sha256, locate
 from lit_degrade.text import TextSource

@@ -1,4 +1,4 @@
-"""A small W&B server on 127.0.0.1, for tests that run the real W&B clients: runs, sweeps and artifacts, kept in memory."""
+"""A small W&B server on 127.0.0.1, for tests that run the real W&B clients: runs, sweeps, artifacts and reports."""
 
 import base64
 import itertools
@@ -114,12 +114,25 @@ class Artifact:
         return f"{self.collection}:v{self.version}"
 
 
+@dataclass
+class Report:
+    """A saved report; `spec` is the text that was sent last and `saves` how often one was."""
+
+    id: str
+    entity: str
+    project: str
+    title: str = ""
+    description: str = ""
+    spec: str = ""
+    saves: int = 0
+
+
 class LoopbackServer(ThreadingHTTPServer):
     """Serves W&B clients between `with` and its end; `folder` keeps the uploaded files.
 
-    `runs`, `sweeps` and `artifacts` hold what clients sent, by run id, sweep id and entity/project/name:version. `unknown`
-    names requests that have no answer here, and `failed` those whose answer went wrong; clients got an error for both. One more
-    GraphQL operation is one more method and its row in `operations`.
+    `runs`, `sweeps`, `artifacts` and `reports` hold what clients sent, by run id, sweep id, entity/project/name:version and
+    report id. `unknown` names requests that have no answer here, and `failed` those whose answer went wrong; clients got an
+    error for both. One more GraphQL operation is one more method and its row in `operations`.
     """
 
     request_queue_size = 64
@@ -130,6 +143,8 @@ class LoopbackServer(ThreadingHTTPServer):
         self.runs: dict[str, Run] = {}
         self.sweeps: dict[str, Sweep] = {}
         self.artifacts: dict[str, Artifact] = {}
+        self.reports: dict[str, Report] = {}
+        self.projects: set[tuple[str, str]] = set()
         self.unknown: list[str] = []
         self.failed: list[str] = []
         self.lock = threading.Lock()
@@ -141,6 +156,7 @@ class LoopbackServer(ThreadingHTTPServer):
             "ServerFeaturesQuery": lambda _: {"serverInfo": {"features": []}},
             "OrganizationCoreWeaveOrganizationID": lambda _: {"entity": {"organization": None}},
             "UpsertBucket": self._upsert_run,
+            "RunResumeStatus": self._run_resume_status,
             "CreateRunFiles": self._create_run_files,
             "UpsertSweep": self._upsert_sweep,
             "SweepWithRuns": self._sweep_with_runs,
@@ -156,6 +172,11 @@ class LoopbackServer(ThreadingHTTPServer):
             "ArtifactMembershipByName": self._artifact_membership,
             "FetchArtifactManifest": self._artifact_manifest,
             "GetArtifactMembershipFileUrls": self._artifact_file_urls,
+            "GetProjects": self._get_projects,
+            "CreateProject": self._create_project,
+            "ProjectInternalId": self._project_internal_id,
+            "upsertView": self._upsert_report,
+            "SpecificReport": lambda variables: {"view": _report_fields(self.reports[variables["reportId"]])},
         }
 
     def __enter__(self) -> Self:
@@ -227,6 +248,7 @@ class LoopbackServer(ThreadingHTTPServer):
         run_id = variables["name"]
         inserted = run_id not in self.runs
         run = self.runs.setdefault(run_id, Run(run_id, variables.get("entity") or ENTITY, variables["project"]))
+        self.projects.add((run.entity, run.project))
         run.sweep = variables.get("sweep") or run.sweep
         if variables.get("config"):
             config = json.loads(variables["config"])
@@ -245,6 +267,25 @@ class LoopbackServer(ThreadingHTTPServer):
             "historyLineCount": len(run.history),
         }
         return {"upsertBucket": {"bucket": bucket, "inserted": inserted}}
+
+    def _run_resume_status(self, variables: Json) -> Json:
+        run = self.runs.get(variables["name"])
+        project = {"id": variables["project"], "name": variables["project"], "entity": dict.fromkeys(("id", "name"), ENTITY)}
+        bucket = run and {
+            "id": run.id,
+            "name": run.id,
+            "summaryMetrics": json.dumps(run.summary),
+            "displayName": run.details.get("displayName"),
+            **dict.fromkeys(("logLineCount", "eventsLineCount"), 0),
+            "historyLineCount": len(run.history),
+            "historyTail": json.dumps([json.dumps(row) for row in run.history[-1:]]),
+            "eventsTail": "[]",
+            "config": json.dumps({key: {"value": value} for key, value in run.config.items()}),
+            "tags": [],
+            "notes": "",
+            "wandbConfig": json.dumps({"t": 1}),  # without it, clients take the run for one that never started
+        }
+        return {"model": {**project, "bucket": bucket}}
 
     def _create_run_files(self, variables: Json) -> Json:
         urls = [{"name": name, "uploadUrl": f"{self.url}/runs/{variables['run']}/{quote(name)}"} for name in variables["files"]]
@@ -386,6 +427,35 @@ class LoopbackServer(ThreadingHTTPServer):
         membership = {"files": {"pageInfo": page, "edges": edges}}
         return {"project": {"artifactCollection": {"__typename": "ArtifactSequence", "artifactMembership": membership}}}
 
+    def _get_projects(self, variables: Json) -> Json:
+        same: Json = {"__typename": "Project", "createdAt": TIME, "isBenchmark": False, "user": None}
+        names = [name for entity, name in sorted(self.projects) if entity == variables["entity"]]
+        edges = [{"node": {**same, "id": name, "name": name, "entityName": variables["entity"]}} for name in names]
+        page = {"__typename": "PageInfo", "endCursor": None, "hasNextPage": False}
+        return {"models": {"pageInfo": page, "edges": edges}}
+
+    def _create_project(self, variables: Json) -> Json:
+        entity, name = variables["input"]["entityName"], variables["input"]["name"]
+        self.projects.add((entity, name))
+        fields = {"id": name, "name": name, "entityName": entity}
+        return {"result": {"project": fields, "model": fields, "inserted": True}}
+
+    def _project_internal_id(self, variables: Json) -> Json:
+        name = variables["projectName"]
+        known = (variables["entityName"], name) in self.projects
+        return {"project": {"id": name, "internalId": name} if known else None}
+
+    def _upsert_report(self, variables: Json) -> Json:
+        inserted = not variables.get("id")
+        if inserted:
+            report_id = base64.b64encode(f"View:{len(self.reports)}".encode()).decode()  # clients decode it
+            self.reports[report_id] = Report(report_id, variables["entityName"], variables["projectName"])
+        report = self.reports[variables["id"] or report_id]
+        report.title, report.description = variables["displayName"], variables["description"]
+        report.spec = variables["spec"]
+        report.saves += 1
+        return {"upsertView": {"view": {**_report_fields(report), "type": variables["type"]}, "inserted": inserted}}
+
 
 def _without_internals(values: Json) -> Json:
     return {key: value for key, value in values.items() if key != "_wandb"}
@@ -394,6 +464,12 @@ def _without_internals(values: Json) -> Json:
 def _project_fields(owner: Run | Sweep | Artifact) -> Json:
     entity = {"id": owner.entity, "name": owner.entity}
     return {"id": owner.project, "internalId": owner.project, "name": owner.project, "entity": entity}
+
+
+def _report_fields(report: Report) -> Json:
+    project = {"id": report.project, "name": report.project, "entityName": report.entity}
+    texts = {"name": report.id, "displayName": report.title, "description": report.description, "spec": report.spec}
+    return {"id": report.id, **texts, "project": project, "createdAt": TIME, "updatedAt": TIME}
 
 
 def _artifact_fields(artifact: Artifact) -> Json:

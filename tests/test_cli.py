@@ -9,7 +9,7 @@ import yaml
 
 from lit_degrade.cli import main
 from lit_degrade.errors import UserError
-from lit_degrade.records.tracking import wandb_mode
+from lit_degrade.records.mode import wandb_mode
 
 ROOT = Path(__file__).parent.parent
 QUICK = [

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import lit_degrade
 
-ORDER = ["subjects", "text.py", "curvature", "measures", "stimuli", "records", "modules", "callbacks", "run.py", "grids"]
+ORDER = [
+    "subjects", "text.py", "curvature", "measures", "stimuli", "records", "evidence", "modules", "callbacks", "run.py", "grids",
+]  # fmt: skip
 """From what everything may use to what only the command line uses."""
 
 

@@ -19,8 +19,8 @@ KL_TOKENS = 2048
 class LogDamage(pl.Callback):
     """Measure the subject before and after, how far its weights moved, and its likelihood on the way.
 
-    The metrics' `probe_nats_per_token` is over the first KL_TOKENS probe tokens, the summary's values over all. For a subject that
-    was attacked before, `recovery` is the share of the lost nats per token that came back.
+    The metrics' `probe_nats_per_token` is over the first KL_TOKENS probe tokens, the summary's values over all. For a subject
+    that was attacked before, `recovery` is the share of the lost nats per token that came back.
     """
 
     def __init__(self, every: int = 25) -> None:

@@ -1,21 +1,17 @@
 """Loggers of a run: our own record always, and W&B online when logged in and reachable, else offline and silent."""
 
-import netrc
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
-from urllib.parse import urlparse
+from typing import Any
 
 from lightning.pytorch.loggers import Logger, WandbLogger
 
-from lit_degrade.errors import UserError, unknown
+from lit_degrade.errors import UserError
+from lit_degrade.records.mode import PROJECT, Mode
 from lit_degrade.records.run_record import RunRecord
-from lit_degrade.subjects.hub import reachable
 
-Mode = Literal["online", "offline", "disabled"]
-PROJECT = "lit_degrade"
 _STAGING: dict[str, str] = dict.fromkeys(("WANDB_DATA_DIR", "WANDB_CACHE_DIR", "WANDB_ARTIFACT_DIR"), "")
 """Where W&B stages files; what we set for one run is ours to change for the next, what the user set is not."""
 
@@ -49,30 +45,6 @@ class RecordLogger(Logger):
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Nothing: the record holds the whole resolved config already."""
-
-
-def wandb_mode() -> Mode:
-    """WANDB_MODE when set; else online with an API key and a server that answers; else offline.
-
-    Raises: UserError for a WANDB_MODE that is none of these.
-    """
-    asked = os.environ.get("WANDB_MODE")
-    if asked:
-        if asked not in get_args(Mode):
-            raise unknown("WANDB_MODE", asked, get_args(Mode))
-        return cast(Mode, asked)
-    url = os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")
-    return "online" if _has_key(url) and reachable(url) else "offline"
-
-
-def _has_key(url: str) -> bool:
-    if os.environ.get("WANDB_API_KEY"):
-        return True
-    path = Path(os.environ.get("NETRC", "~/.netrc")).expanduser()
-    try:
-        return path.is_file() and netrc.netrc(path).authenticators(urlparse(url).hostname or "") is not None
-    except (netrc.NetrcParseError, OSError):
-        return False
 
 
 def wandb_logger(record: RunRecord, mode: Mode) -> WandbLogger:

@@ -1,0 +1,108 @@
+"""What a report says about each experiment: its groups, its verdicts, its omnibus tests."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lit_degrade.evidence import statistics as st
+from lit_degrade.evidence.claims import Design
+from lit_degrade.evidence.groups import Group, OutlierFilter, label, make_groups, mark_outliers, varying
+from lit_degrade.evidence.runs import Runs
+from lit_degrade.evidence.verdicts import Verdict, judge
+
+
+@dataclass(frozen=True)
+class Section:
+    """One experiment of a report."""
+
+    design: Design
+    rows: pd.DataFrame
+    """a row per run asked for, with `filtered`"""
+    conditions: list[str]
+    """those that differ between its groups"""
+    groups: list[Group]
+    verdicts: list[Verdict]
+    cautions: list[str] = field(default_factory=list)
+    """what a reader must know about these records"""
+
+    def outcomes(self) -> list[str]:
+        """Outcomes of the design that some run has."""
+        return [name for name in self.design.outcomes if name in self.rows and self.rows[name].notna().any()]
+
+    def panels(self) -> dict[str, list[Group]]:
+        """Groups by what they share beside the design's factor, each with a name."""
+        panels: dict[str, list[Group]] = {}
+        for group in self.groups:
+            rest = {name: value for name, value in group.conditions.items() if name != self.design.factor}
+            panels.setdefault(label(rest) if rest else "", []).append(group)
+        return panels
+
+
+def make_sections(runs: Runs, designs: Sequence[Design], rule: OutlierFilter | None = None) -> list[Section]:
+    """One section for every experiment that has runs; those that no design is about are shown without claims."""
+    found = []
+    read = list(dict.fromkeys(runs.table["experiment"]))
+    for experiment in sorted(read, key=_position([design.experiment for design in designs])):
+        mine = [design for design in designs if design.experiment == experiment]
+        design = _merged(mine) if mine else _without_claims(experiment)
+        rows = runs.table[runs.table["experiment"] == experiment].dropna(axis=1, how="all").assign(filtered=False)
+        names = varying(rows, runs.condition_names)
+        if rule:
+            outliers = mark_outliers(make_groups(rows, names, design.factor), rule)
+            rows["filtered"] = rows["run_id"].isin(outliers)
+        groups = make_groups(rows, names, design.factor)
+        found.append(Section(design, rows, names, groups, judge(design.claims, rows, runs.condition_names), _cautions(rows)))
+    return found
+
+
+def omnibus(groups: Sequence[Group], outcome: str, published: bool) -> dict[str, Any]:
+    """Analysis of variance over groups and every pair of them.
+
+    Args:
+        groups: two or more.
+        outcome: column.
+        published: equal variances assumed, pairs by Student's test without correction, on percentages of two decimals; else
+            Welch's analysis and Games and Howell's test.
+    """
+    values = {group.label: group.values(outcome) for group in groups}
+    values = {name: v for name, v in values.items() if len(v) > 1}
+    if len(values) < 2:
+        return {}
+    if published:
+        values = {name: np.round(100 * v, 2) for name, v in values.items()}
+        pairs = {(a, b): st.student(values[a], values[b]).p for a, b in combinations(values, 2)}
+    else:
+        pairs = st.pairwise(values, equal_variances=False)
+    whole = st.anova(list(values.values()), equal_variances=published)
+    return {
+        "anova": {"f_statistic": whole.statistic, "p_value": whole.p, "significant": bool(whole.p < 0.05), "error": None},
+        "pairwise": {f"{a} vs {b}": {"p_value": p} for (a, b), p in pairs.items()},
+    }
+
+
+def _position(known: list[str]) -> Callable[[str], int]:
+    return lambda name: known.index(name) if name in known else len(known)
+
+
+def _merged(designs: Sequence[Design]) -> Design:
+    """The first design of an experiment, with the claims of all."""
+    outcomes = dict.fromkeys(name for design in designs for name in design.outcomes)
+    return replace(designs[0], claims=[claim for design in designs for claim in design.claims], outcomes=list(outcomes))
+
+
+def _without_claims(experiment: str) -> Design:
+    outcomes = ["log_perplexity_ratio", "rank_reduction", "recovery", "nats_per_token", "effective_rank"]
+    return Design(experiment, experiment, "", f"{experiment}_summary", experiment, "subject", outcomes, [], "")
+
+
+def _cautions(rows: pd.DataFrame) -> list[str]:
+    """What does not touch one claim but all."""
+    found = []
+    done = rows[rows["state"] == "done"]
+    if "versions" in done and done["versions"].nunique() > 1:
+        found.append(f"These runs were made with {done['versions'].nunique()} different sets of package versions.")
+    return found

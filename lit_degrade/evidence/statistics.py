@@ -1,0 +1,475 @@
+"""Tests, intervals, effect sizes and power over independent runs: one value of each array is one run.
+
+Arrays are 1-d, finite and in the unit of the outcome, and a difference is always mean(a) - mean(b), signed. No p-value here is
+nan: where runs show no spread, or one arm has a single run, the functions say what they give instead.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import combinations
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import optimize, stats
+
+Direction = Literal["greater", "less", "different"]
+"""The alternative hypothesis."""
+Values = NDArray[np.float64]
+SCIPY = {"greater": "greater", "less": "less", "different": "two-sided"}
+RESAMPLES = 9_999
+EXACT_ARRANGEMENTS = 200_000
+"""Up to here every arrangement is looked at, so that ten runs against ten (184,756) are exact."""
+EXACT_RANKED_RUNS = 100
+"""Up to here the null distribution of Jonckheere's statistic is counted."""
+MOST_RUNS = 10**9
+"""A plan for more runs than these is no plan."""
+ROUNDING = 1e-12
+"""Relative to the largest value, a smaller spread or difference is taken for rounding."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Interval of confidence; both ends are nan where none can be had."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Test:
+    """Outcome of one test of a hypothesis."""
+
+    __test__ = False  # not a class of tests, whatever pytest thinks of its name
+
+    name: str
+    """key of MEASURED_SIZE"""
+    statistic: float
+    """t, F, difference of means, ...; nan where there is none"""
+    p: float
+    """never nan"""
+    smallest_p: float = 0.0
+    """the least p that this test can give at these numbers of runs; 0 where there is no bound"""
+    df: float | None = None
+    """degrees of freedom of t, or of the denominator of F"""
+
+
+NOWHERE = Interval(math.nan, math.nan)
+
+
+def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
+    """Student's interval of the mean; a point for runs without spread, nan for fewer than two runs."""
+    x = _runs(values)
+    if len(x) < 2:
+        return NOWHERE
+    if _flat(_scale(x), x):
+        return Interval(float(x[0]), float(x[0]))
+    return _interval(stats.ttest_1samp(x, 0.0).confidence_interval(level))
+
+
+def bca_interval(values: ArrayLike, rng: np.random.Generator, level: float = 0.95) -> Interval:
+    """Bias-corrected and accelerated bootstrap interval of the mean, from 9,999 resamples.
+
+    A point for runs without spread, nan for fewer than two runs. Up to twenty runs it is too short: see MEASURED_COVERAGE.
+    Source: Efron, "Better bootstrap confidence intervals", JASA 82 (1987).
+    """
+    x = _runs(values)
+    if len(x) < 2:
+        return NOWHERE
+    if _flat(_scale(x), x):
+        return Interval(float(x[0]), float(x[0]))
+    result = stats.bootstrap((x,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa", rng=rng)
+    return _interval(result.confidence_interval)
+
+
+def difference_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Interval:
+    """Welch's interval of mean(a) - mean(b); a point where neither arm has spread, nan for fewer than two runs in an arm."""
+    x, y = _runs(a), _runs(b)
+    if min(len(x), len(y)) < 2:
+        return NOWHERE
+    if _flat(_scale(x, y), x, y):
+        return Interval(float(x[0] - y[0]), float(x[0] - y[0]))
+    return _interval(_t_test(x, y, equal_var=False).confidence_interval(level))
+
+
+def hedges_g(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[float, Interval]:
+    """Standardised difference g = d J with d = (mean(a) - mean(b)) / pooled sd, and an interval of its true value δ.
+
+    J = 1 - 3 / (4 df - 1), the usual approximation to Γ(df/2) / (√(df/2) Γ((df-1)/2)) with df = n_a + n_b - 2; at df = 4 it is
+    0.800, exact 0.798. The interval holds those δ under which a t as far out as the one seen is not rare: t follows the
+    noncentral t distribution with noncentrality δ √(n_a n_b / (n_a + n_b)). J is no part of it, so that its coverage is exact
+    for normal arms of equal variance.
+
+    Returns: g and interval in pooled standard deviations; all nan where an arm has fewer than two runs or neither has spread.
+    Source: Hedges, "Distribution theory for Glass's estimator", J. Educ. Stat. 6 (1981); Steiger and Fouladi, 1997.
+    """
+    x, y = _runs(a), _runs(b)
+    if min(len(x), len(y)) < 2 or _flat(_scale(x, y), x, y):
+        return math.nan, NOWHERE
+    df = len(x) + len(y) - 2
+    t = float(_t_test(x, y, equal_var=True).statistic)
+    root = math.sqrt(len(x) * len(y) / (len(x) + len(y)))
+    low, high = (_noncentrality(t, df, (1 + side * level) / 2) / root for side in (1, -1))
+    return t / root * (1 - 3 / (4 * df - 1)), Interval(low, high)
+
+
+def _noncentrality(t: float, df: int, share: float) -> float:
+    """The noncentrality under which `share` of the noncentral t distribution lies at or below t."""
+
+    def excess(noncentrality: float) -> float:
+        below = float(stats.nct.cdf(t, df, noncentrality))
+        return (
+            float(noncentrality < t) if math.isnan(below) else below
+        ) - share  # SciPy gives nan for some values near 0 and 1
+
+    reach = 10 + 4 * abs(t)
+    return float(optimize.brentq(excess, -reach, reach, xtol=1e-10))
+
+
+def welch(a: ArrayLike, b: ArrayLike, direction: Direction, shift: float = 0.0) -> Test:
+    """Welch's t test of mean(a) - mean(b) > shift ("greater"), < shift ("less") or != shift ("different").
+
+    One arm may be constant. Where both are, their spread is unknown rather than nought, and p is what an exact permutation test
+    would give: 1 where the difference is the shift or lies the other way, else one arrangement of all (two where two-sided). An
+    arm of one run gives p = 1.
+    Source: Welch, "The generalization of Student's problem", Biometrika 34 (1947).
+    """
+    return _two_samples("Welch t", a, b, direction, shift, equal_variances=False)
+
+
+def student(a: ArrayLike, b: ArrayLike) -> Test:
+    """Two-sided t test with a pooled variance, as published comparisons often have it; without spread as in `welch`."""
+    return _two_samples("Student t", a, b, "different", 0.0, equal_variances=True)
+
+
+def _two_samples(name: str, a: ArrayLike, b: ArrayLike, direction: Direction, shift: float, equal_variances: bool) -> Test:
+    """One of the two t tests of two independent samples."""
+    x, y = _runs(a), _runs(b)
+    if min(len(x), len(y)) < 2:
+        return Test(name, math.nan, 1.0)
+    scale = _scale(x, y, np.array([shift]))
+    if _flat(scale, x, y):
+        return _without_spread(name, x.mean() - y.mean() - shift, scale, direction, math.comb(len(x) + len(y), len(x)))
+    result = _t_test(x - shift, y, equal_var=equal_variances, alternative=SCIPY[direction])
+    return Test(name, float(result.statistic), float(result.pvalue), df=float(result.df))
+
+
+def _t_test(x: Values, y: Values, **options: Any) -> Any:
+    """SciPy's t test, which warns of a loss of precision where one arm is constant; there nothing is lost."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        return stats.ttest_ind(x, y, **options)
+
+
+def paired(a: ArrayLike, b: ArrayLike, direction: Direction, shift: float = 0.0) -> Test:
+    """Paired t test: `one_sample` of a - b, where a[i] and b[i] are one pair.
+
+    Raises: ValueError: for arms of different lengths.
+    """
+    x, y = _runs(a), _runs(b)
+    if len(x) != len(y):
+        raise ValueError(f"Pairs need arms of equal length, got {len(x)} and {len(y)} runs.")
+    return _one_sample("paired t", x - y, direction, shift, _scale(x, y, np.array([shift])))
+
+
+def one_sample(values: ArrayLike, direction: Direction, shift: float = 0.0) -> Test:
+    """Student's t test of the mean against `shift`.
+
+    Runs without spread give what an exact sign-flip test would give: p = 1 where they equal the shift or lie on the other side
+    of it, else 1 / 2^n (twice that where two-sided). A single run gives p = 1.
+    Source: Student, "The probable error of a mean", Biometrika 6 (1908).
+    """
+    x = _runs(values)
+    return _one_sample("one-sample t", x, direction, shift, _scale(x, np.array([shift])))
+
+
+def _one_sample(name: str, x: Values, direction: Direction, shift: float, scale: float) -> Test:
+    """t test of a mean; `scale` is the size of the numbers from which x was computed."""
+    if len(x) < 2:
+        return Test(name, math.nan, 1.0)
+    if _flat(scale, x):
+        return _without_spread(name, x.mean() - shift, scale, direction, 2 ** len(x))
+    result = stats.ttest_1samp(x, shift, alternative=SCIPY[direction])
+    return Test(name, float(result.statistic), float(result.pvalue), df=float(result.df))
+
+
+def permutation(a: ArrayLike, b: ArrayLike, direction: Direction, rng: np.random.Generator, shift: float = 0.0) -> Test:
+    """Permutation test of mean(a) - mean(b) - shift, which is also its statistic.
+
+    Exact up to EXACT_ARRANGEMENTS ways of dealing the runs to the arms, else over 9,999 random ones and the one seen. Three
+    runs against three have 20 ways: the smallest p is 0.05, or 0.1 where two-sided (twice the smaller tail). An arm of one run
+    gives p = 1.
+    Source: Fisher, "The Design of Experiments" (1935); Phipson and Smyth 2010 for the random ones.
+    """
+    x, y = _runs(a) - shift, _runs(b)
+    centre = float(np.concatenate([x, y]).mean())
+    ways = math.comb(len(x) + len(y), len(x))
+    return _rearranged("permutation", (x - centre, y - centre), "independent", direction, ways, rng)
+
+
+def sign_flip(differences: ArrayLike, direction: Direction, rng: np.random.Generator) -> Test:
+    """Exact test of pairs: under the null hypothesis each difference might as well have had the other sign.
+
+    Exact up to 17 pairs, else over 9,999 random flips; the statistic is the mean difference. Five pairs have 32 ways: the
+    smallest p is 0.03125, or 0.0625 where two-sided. The differences must be symmetric about nought, as those of pairs are.
+    Source: Fisher, "The Design of Experiments" (1935), section 21.
+    """
+    x = _runs(differences)
+    return _rearranged("sign flip", (x,), "samples", direction, 2 ** len(x), rng)
+
+
+def _rearranged(
+    name: str, samples: tuple[Values, ...], kind: str, direction: Direction, ways: int, rng: np.random.Generator
+) -> Test:
+    """Permutation test of one mean or of the difference of two, rounded so that equal arrangements count as equal."""
+    if min(map(len, samples)) < 2:
+        return Test(name, math.nan, 1.0, 1.0)
+    scale = _scale(*samples) or 1.0
+
+    def statistic(*parts: Values, axis: int) -> Values:
+        means = [part.mean(axis=axis) / scale for part in parts]
+        return np.round(means[0] - sum(means[1:]), 12)
+
+    exact = ways <= EXACT_ARRANGEMENTS
+    count = np.inf if exact else RESAMPLES
+    result = stats.permutation_test(
+        samples, statistic, permutation_type=kind, vectorized=True, n_resamples=count, alternative=SCIPY[direction], rng=rng
+    )
+    smallest = _least(ways if exact else RESAMPLES + 1, direction)
+    return Test(name, float(result.statistic) * scale, float(result.pvalue), smallest)
+
+
+def equivalence(a: ArrayLike, margin: float, b: ArrayLike | None = None) -> Test:
+    """Two one-sided t tests that a mean, or mean(a) - mean(b) by Welch, lies between -margin and margin; p is the larger one.
+
+    Runs without spread are judged as in `one_sample` and `welch`. Where the margin is below about three standard errors it
+    seldom rejects, so that its size may be far below 5 %.
+
+    Raises: ValueError: for a margin that is not positive.
+    Source: Schuirmann, "A comparison of the two one-sided tests procedure", J. Pharmacokinet. Biopharm. 15 (1987).
+    """
+    if not margin > 0:
+        raise ValueError(f"A margin of equivalence is positive, got {margin}.")
+    if b is None:
+        tests, name = [one_sample(a, "greater", -margin), one_sample(a, "less", margin)], "one-sample TOST"
+    else:
+        tests, name = [welch(a, b, "greater", -margin), welch(a, b, "less", margin)], "Welch TOST"
+    return replace(max(tests, key=lambda test: test.p), name=name)
+
+
+def anova(groups: Sequence[ArrayLike], equal_variances: bool) -> Test:
+    """One-way analysis of variance of at least two groups, Welch's where the variances may differ.
+
+    Welch's divides by each group's variance: a group without spread is given the smallest variance of the others. Where no
+    group has spread, p is that of the best pair (see `welch`) times the number of pairs. A group of one run gives p = 1.
+
+    Raises: ValueError: for fewer than two groups.
+    Source: Welch, "On the comparison of several mean values", Biometrika 38 (1951).
+    """
+    from statsmodels.stats.oneway import anova_generic
+
+    name = "ANOVA" if equal_variances else "Welch ANOVA"
+    arrays = _groups(groups)
+    if min(map(len, arrays)) < 2:
+        return Test(name, math.nan, 1.0)
+    scale = _scale(*arrays)
+    if _flat(scale, *arrays):
+        ps = [student(x, y).p for x, y in combinations(arrays, 2)]
+        return Test(name, math.nan, min(1.0, len(ps) * min(ps)))
+    means, sizes = np.array([x.mean() for x in arrays]), np.array([len(x) for x in arrays])
+    variances = np.array([x.var(ddof=1) for x in arrays])
+    flat = np.array([_flat(scale, x) for x in arrays])
+    if not equal_variances:
+        variances[flat] = variances[~flat].min()
+    result = anova_generic(means, variances, sizes, use_var="equal" if equal_variances else "unequal")
+    return Test(name, float(result.statistic), float(result.pvalue), df=float(result.df_denom))
+
+
+def pairwise(groups: Mapping[str, ArrayLike], equal_variances: bool) -> dict[tuple[str, str], float]:
+    """Family-wise p of every pair: Tukey-Kramer, or Games-Howell where the variances may differ.
+
+    A pair without spread has p as in `welch` times the number of pairs; a pair with a group of one run has p = 1.
+    Sources: Tukey 1949; Kramer 1956; Games and Howell, J. Educ. Stat. 1 (1976).
+    """
+    arrays = {name: _runs(values) for name, values in groups.items()}
+    pairs = list(combinations(arrays, 2))
+    tested = [name for name, x in arrays.items() if len(x) > 1]
+    table = _studentised_range([arrays[name] for name in tested], equal_variances)
+    ps = {}
+    for one, other in pairs:
+        p = table[tested.index(one), tested.index(other)] if {one, other} <= set(tested) else 1.0
+        if math.isnan(p):
+            p = min(1.0, len(pairs) * student(arrays[one], arrays[other]).p)
+        ps[one, other] = float(p)
+    return ps
+
+
+def _studentised_range(arrays: list[Values], equal_variances: bool) -> Values:
+    """Matrix of p over groups, nan where the variance of a difference would be nought."""
+    if len(arrays) < 2:
+        return np.ones((1, 1))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        table = stats.tukey_hsd(*arrays, equal_var=equal_variances).pvalue
+    scale = _scale(*arrays)
+    flat = np.array([_flat(scale, x) for x in arrays])
+    table[np.all(flat) if equal_variances else np.logical_and.outer(flat, flat)] = np.nan
+    return cast(Values, table)
+
+
+def jonckheere(groups: Sequence[ArrayLike], direction: Direction) -> Test:
+    """Jonckheere-Terpstra test for groups in their order; "greater" is the alternative that values rise with it.
+
+    The statistic J counts the pairs of runs of two groups in which the later group has the larger value, ties a half. Its null
+    distribution is exact without ties and up to 100 runs; else normal, with the variance corrected for ties and no correction
+    for continuity, but never below the smallest exact p. Groups 1, 2 | 3, 4 give J = 4 and p = 1/6.
+
+    Raises: ValueError: for fewer than two groups, or an empty one.
+    Sources: Terpstra 1952; Jonckheere, "A distribution-free k-sample test against ordered alternatives", Biometrika 41 (1954).
+    """
+    arrays = _groups(groups)
+    values, sizes = np.concatenate(arrays), tuple(len(x) for x in arrays)
+    counts = _concordant_counts(sizes) if len(values) <= EXACT_RANKED_RUNS else None
+    statistic = sum(float(np.heaviside(np.subtract.outer(y, x), 0.5).sum()) for x, y in combinations(arrays, 2))
+    smallest = _least(math.factorial(len(values)) // math.prod(map(math.factorial, sizes)), direction)
+    if counts and len(np.unique(values)) == len(values):
+        return Test("Jonckheere-Terpstra", statistic, _tail(counts, int(statistic), direction), smallest)
+    order = np.repeat(np.arange(len(sizes)), sizes)
+    # Kendall's S is 2 J less the pairs of two groups, and its variance under ties is the one needed here.
+    p = float(stats.kendalltau(order, values, method="asymptotic", alternative=SCIPY[direction]).pvalue)
+    return Test("Jonckheere-Terpstra", statistic, 1.0 if math.isnan(p) else max(p, smallest), smallest)
+
+
+@lru_cache(maxsize=64)
+def _concordant_counts(sizes: tuple[int, ...]) -> list[int]:
+    """Number of arrangements of N distinct values with J = 0, 1, ..., by group sizes.
+
+    The coefficients of [N]! / ([n_1]! [n_2]! ...) with [n]! = Π (1 - q^i), multiplied and divided one factor at a time in
+    integers; sizes (2, 2) give 1, 1, 2, 1, 1.
+    Source: Harding, "An efficient, minimal-storage procedure for Mann-Whitney U", Appl. Stat. 33 (1984), for two groups.
+    """
+    counts = [1] + [0] * sum(m * n for m, n in combinations(sizes, 2))
+    before = 0
+    for size in sizes:
+        for i in range(1, size + 1):
+            for j in range(len(counts) - 1, before + i - 1, -1):
+                counts[j] -= counts[j - before - i]
+            for j in range(i, len(counts)):
+                counts[j] += counts[j - i]
+        before += size
+    return counts
+
+
+def _tail(counts: list[int], at: int, direction: Direction) -> float:
+    """Share of arrangements at least as far out as J = at, or twice the smaller share."""
+    total = sum(counts)
+    upper, lower = sum(counts[at:]) / total, sum(counts[: at + 1]) / total
+    return {"greater": upper, "less": lower, "different": min(1.0, 2 * min(upper, lower))}[direction]
+
+
+def page(blocks: ArrayLike, direction: Direction) -> Test:
+    """Page's test for treatments in their order within blocks; "greater" is the alternative that values rise with it.
+
+    Args:
+        blocks: (blocks, treatments), at least two by three, a row being what was measured on one block.
+        direction: the alternative; "different" doubles the smaller p.
+
+    Source: Page, "Ordered hypotheses for multiple treatments", JASA 58 (1963).
+    """
+    table = np.asarray(blocks, dtype=np.float64)
+    rise, fall = (stats.page_trend_test(x) for x in (table, table[:, ::-1]))
+    p = {"greater": rise.pvalue, "less": fall.pvalue, "different": min(1.0, 2 * min(rise.pvalue, fall.pvalue))}[direction]
+    return Test("Page", float(rise.statistic), float(p), _least(math.factorial(table.shape[1]) ** len(table), direction))
+
+
+def holm(ps: ArrayLike) -> Values:
+    """p-values (m,) adjusted for their family by Holm's step-down method; a nan stays one and does not count.
+
+    0.01, 0.04, 0.03 give 0.03, 0.06, 0.06. Source: Holm, Scand. J. Stat. 6 (1979). (statsmodels' multipletests collects the
+    garbage of the whole process at every call, which takes longer than all the rest of a report.)
+    """
+    adjusted = np.array(ps, dtype=np.float64)
+    known = np.flatnonzero(~np.isnan(adjusted))
+    order = known[np.argsort(adjusted[known], kind="stable")]
+    steps = adjusted[order] * np.arange(len(order), 0, -1)
+    adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
+    return adjusted
+
+
+def power_at(effect: float, sd: float, n: int, alpha: float = 0.05, two_sided: bool = True) -> float:
+    """Power of the t test of two arms of n runs each to see a difference of `effect` with standard deviation sd > 0.
+
+    effect / sd = 2 with n = 3 gives 0.46. Source: Cohen, "Statistical Power Analysis" (1988), chapter 2.
+    """
+    from statsmodels.stats.power import TTestIndPower
+
+    d = min(abs(effect) / sd, 20.0)
+    tail = alpha / 2 if two_sided else alpha
+    near, far = (TTestIndPower().power(side * d, n, tail, alternative="larger") for side in (1, -1))
+    # SciPy's noncentral t gives nan for some values that differ from 1 or from 0 by less than 1e-15.
+    return float(np.nan_to_num(near, nan=1.0) + (np.nan_to_num(far, nan=0.0) if two_sided else 0.0))
+
+
+def runs_for_power(effect: float, sd: float, power: float = 0.8, alpha: float = 0.05, two_sided: bool = True) -> int | None:
+    """Fewest runs in each arm, at least 2, with which the t test of two arms reaches a power.
+
+    None where nothing can be planned: no effect, an sd that is nought or nan, or more than MOST_RUNS. effect / sd = 1 gives 17.
+    """
+    if not (math.isfinite(effect) and sd > 0 and effect != 0):
+        return None
+    enough = 2
+    while power_at(effect, sd, enough, alpha, two_sided) < power:
+        enough *= 2
+        if enough > MOST_RUNS:
+            return None
+    few = enough // 2
+    while enough - few > 1:
+        middle = (few + enough) // 2
+        few, enough = (few, middle) if power_at(effect, sd, middle, alpha, two_sided) >= power else (middle, enough)
+    return max(enough, 2)
+
+
+def _runs(values: ArrayLike) -> Values:
+    """Checked float64 array (n,) of at least one run."""
+    x = np.asarray(values, dtype=np.float64)
+    if x.ndim != 1 or not len(x) or not np.isfinite(x).all():
+        bad = int(np.sum(~np.isfinite(x)))
+        raise ValueError(f"Expected a 1-d array of finite values, one per run; got shape {x.shape}, {bad} not finite.")
+    return x
+
+
+def _groups(groups: Sequence[ArrayLike]) -> list[Values]:
+    """Checked arrays of at least two groups."""
+    if len(groups) < 2:
+        raise ValueError(f"Expected at least two groups, got {len(groups)}.")
+    return [_runs(values) for values in groups]
+
+
+def _scale(*arrays: Values) -> float:
+    """Largest absolute value, to which rounding is relative."""
+    return max(float(np.abs(x).max()) for x in arrays)
+
+
+def _flat(scale: float, *arrays: Values) -> bool:
+    """Whether no array has spread, but for rounding."""
+    return all(float(np.ptp(x)) <= ROUNDING * scale for x in arrays)
+
+
+def _least(ways: int, direction: Direction) -> float:
+    """The smallest p of an exact test over so many arrangements."""
+    return min(1.0, (2 if direction == "different" else 1) / ways)
+
+
+def _without_spread(name: str, difference: float, scale: float, direction: Direction, ways: int) -> Test:
+    """What runs without spread can say: at most that theirs is one arrangement of all."""
+    if abs(difference) <= ROUNDING * scale:
+        return Test(name, 0.0, 1.0, _least(ways, direction))
+    agrees = direction == "different" or (difference > 0) == (direction == "greater")
+    return Test(name, math.copysign(math.inf, difference), _least(ways, direction) if agrees else 1.0, _least(ways, direction))
+
+
+def _interval(found: Any) -> Interval:
+    """SciPy's interval as plain floats."""
+    return Interval(float(found.low), float(found.high))

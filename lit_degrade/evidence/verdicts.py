@@ -1,0 +1,365 @@
+"""From runs to verdicts: each claim in every combination of the conditions that it does not mention, corrected by family."""
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+from lit_degrade.evidence import statistics as st
+from lit_degrade.evidence.claims import ORDERED, Claim
+from lit_degrade.evidence.groups import label, make_groups, select, usable, varying
+from lit_degrade.evidence.scaling import size_slope
+from lit_degrade.evidence.sizes import size_warnings
+from lit_degrade.records.conditions import Fact
+
+Answer = Literal["supported", "contradicted", "inconclusive", "not tested"]
+ALPHA = 0.05
+"""Family-wise; p-values of directed claims are doubled, so that they agree with 95 % intervals."""
+NOWHERE = st.Interval(math.nan, math.nan)
+CONFOUNDERS = ("optimizer_used",)
+"""Facts of the records that must not differ between two arms, beside the conditions that do not differ by themselves."""
+SAME_PROBE = {
+    "probe_text": "probe text",
+    "probe_tokens": "number of probe tokens",
+    "rank_tokens": "number of rank tokens",
+}
+MEASURED_AS = {
+    "welch": "Welch t", "permutation": "permutation", "paired": "paired t", "sign_flip": "sign flip", "one_sample": "one-sample t",
+    "jonckheere": "Jonckheere-Terpstra",
+}  # fmt: skip
+"""Tests of claims -> their names in `sizes`."""
+_OTHER: dict[str, Literal["greater", "less"]] = {"greater": "less", "less": "greater"}
+
+Values = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs on one side of a claim."""
+
+    name: str
+    rows: pd.DataFrame
+    """all that were asked for"""
+    used: pd.DataFrame
+    """those with a finite outcome"""
+    outcome: str
+
+    @property
+    def values(self) -> Values:
+        """The outcome of the runs that are used, (n,)."""
+        return self.used[self.outcome].to_numpy(dtype=float)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the runs say about a claim, and all that is needed to disagree."""
+
+    claim: Claim
+    stratum: dict[str, Fact]
+    """conditions that the claim does not mention and that these runs share"""
+    arms: tuple[Arm, ...]
+    estimate: float = math.nan
+    """mean, difference of means, slope per decade, or Kendall's tau of an order"""
+    interval: st.Interval = NOWHERE
+    """95 %"""
+    g: float = math.nan
+    g_interval: st.Interval = NOWHERE
+    p: float = math.nan
+    """that chance alone speaks for the claim this much"""
+    p_against: float = math.nan
+    """that chance alone speaks against it this much"""
+    p_exact: float = math.nan
+    """exact permutation test of the difference, to compare with"""
+    p_holm: float = math.nan
+    p_against_holm: float = math.nan
+    answer: Answer = "not tested"
+    reasons: list[str] = field(default_factory=list)
+    """what keeps these runs from deciding the claim, whatever their numbers are"""
+    cautions: list[str] = field(default_factory=list)
+    """what is known about the test and the interval at this number of runs"""
+    runs_needed: int | None = None
+    """per group, for 80 % power to see the margin (the estimate where there is no margin)"""
+
+    def why(self) -> list[str]:
+        """What a reader should know beside the answer."""
+        notes = list(self.reasons)
+        if self.answer == "inconclusive" and not self.reasons:
+            power = f"; {self.runs_needed} runs a group would have 80 % power" if self.runs_needed else ""
+            notes.insert(0, f"these runs neither show an effect of at least the margin nor exclude one{power}")
+        return notes
+
+    @property
+    def where(self) -> str:
+        """The stratum in words."""
+        return label(self.stratum) if self.stratum else ""
+
+
+def judge(claims: Sequence[Claim], rows: pd.DataFrame, conditions: Sequence[str], seed: int = 0) -> list[Verdict]:
+    """Test every claim wherever there are runs for it.
+
+    Args:
+        claims: of one design.
+        rows: of its experiment, with `filtered`.
+        conditions: names of the columns that are settings.
+        seed: of random permutations.
+    """
+    found = [verdict for claim in claims for verdict in _in_every_stratum(claim, rows, conditions, seed)]
+    for family in dict.fromkeys(claim.family for claim in claims):
+        members = [i for i, verdict in enumerate(found) if verdict.claim.family == family]
+        forth, back = (st.holm([getattr(found[i], name) for i in members]) for name in ("p", "p_against"))
+        for i, p, p_against in zip(members, forth, back, strict=True):
+            found[i] = replace(found[i], p_holm=float(p), p_against_holm=float(p_against))
+    return [_decide(verdict) for verdict in found]
+
+
+def _in_every_stratum(claim: Claim, rows: pd.DataFrame, conditions: Sequence[str], seed: int) -> list[Verdict]:
+    if claim.outcome not in rows:
+        return [Verdict(claim, {}, (), reasons=[f"no run has the outcome '{claim.outcome}'"])]
+    sides = [claim.treatment] + ([claim.control] if claim.control is not None else [])
+    mine = pd.concat([select(rows, side) for side in sides]).drop_duplicates("run_id")
+    if select(rows, claim.treatment).empty:
+        return [Verdict(claim, {}, (), reasons=[f"no run with {label(claim.treatment)}"])]
+    free = [
+        name for name in varying(mine, conditions) if name not in claim.mentioned and not _follows(mine, name, claim.mentioned)
+    ]
+    verdicts = []
+    for group in make_groups(mine, free, ""):
+        arms = tuple(_arm(label(side), select(group.rows, side), claim.outcome) for side in sides)
+        if all(len(arm.rows) for arm in arms):
+            rng = np.random.default_rng([seed, zlib.crc32(f"{claim.name} {group.label}".encode())])
+            verdicts.append(_test(Verdict(claim, group.conditions, arms), conditions, rng))
+    if not verdicts:
+        return [Verdict(claim, {}, (), reasons=[f"no runs with {label(claim.control or {})} beside the treatment's"])]
+    return verdicts
+
+
+def _follows(rows: pd.DataFrame, name: str, mentioned: set[str]) -> bool:
+    """Whether a condition has one value for each combination of those that a claim mentions: it cannot be held fixed."""
+    known = [key for key in mentioned if key in rows]
+    if not known:
+        return False
+    text = rows[[*known, name]].astype(str)
+    return bool((text.groupby(known)[name].nunique() <= 1).all())
+
+
+def _arm(name: str, rows: pd.DataFrame, outcome: str) -> Arm:
+    return Arm(name, rows, usable(rows, outcome), outcome)
+
+
+def _test(verdict: Verdict, conditions: Sequence[str], rng: np.random.Generator) -> Verdict:
+    """Add estimate, interval and p-values, unless there is too little to test."""
+    verdict.reasons.extend(_objections(verdict, conditions))
+    few = [arm for arm in verdict.arms if len(arm.used) < 2]
+    if few:
+        verdict.reasons.append(f"{len(few[0].used)} usable runs of {few[0].name}: a test needs two")
+        return verdict
+    test = verdict.claim.test
+    if test == "slope":
+        return _slope(verdict)
+    if test in ORDERED:
+        return _order(verdict)
+    if test == "equivalence":
+        return _equivalence(verdict)
+    return _difference(verdict, rng)
+
+
+def _difference(verdict: Verdict, rng: np.random.Generator) -> Verdict:
+    """One mean against a value, or two means against each other."""
+    claim, values = verdict.claim, [arm.values for arm in verdict.arms]
+    if claim.test in ("paired", "sign_flip"):
+        pairs = _pairs(verdict.arms)
+        if len(pairs) < 2:
+            verdict.reasons.append(f"{len(pairs)} seeds that both arms have: a paired test needs two")
+            return verdict
+        values = [pairs]
+    a, b = values[0], values[1] if len(values) > 1 else None
+    sign = 1.0 if claim.direction == "greater" else -1.0
+
+    def p_of(direction: Literal["greater", "less"], shift: float) -> float:
+        if b is not None:
+            return (
+                st.welch(a, b, direction, shift) if claim.test == "welch" else st.permutation(a, b, direction, rng, shift)
+            ).p
+        if claim.test == "sign_flip":
+            return st.sign_flip(a - shift, direction, rng).p
+        return st.one_sample(a, direction, claim.value + shift).p
+
+    if b is None:
+        estimate, interval, g = float(a.mean()), st.t_interval(a), (math.nan, NOWHERE)
+        sd, exact = float(a.std(ddof=1)), st.sign_flip(a - claim.value, claim.direction, rng).p
+    else:
+        estimate, interval, g = float(a.mean() - b.mean()), st.difference_interval(a, b), st.hedges_g(a, b)
+        sd, exact = math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2), st.permutation(a, b, claim.direction, rng).p
+    return replace(
+        verdict,
+        estimate=estimate,
+        interval=interval,
+        g=g[0],
+        g_interval=g[1],
+        p=_doubled(p_of(claim.direction, 0.0)),
+        p_against=_doubled(p_of(_OTHER[claim.direction], sign * claim.margin)),
+        p_exact=_doubled(exact),
+        runs_needed=st.runs_for_power(claim.margin or abs(estimate - claim.value), sd),
+    )
+
+
+def _equivalence(verdict: Verdict) -> Verdict:
+    """Within a margin, or outside it."""
+    claim, a = verdict.claim, verdict.arms[0].values - verdict.claim.value
+    b = verdict.arms[1].values if len(verdict.arms) > 1 else None
+    if b is None:
+        estimate, interval = float(a.mean()) + claim.value, st.t_interval(verdict.arms[0].values)
+        outside = [st.one_sample(a, "greater", claim.margin).p, st.one_sample(a, "less", -claim.margin).p]
+        sd = float(a.std(ddof=1))
+    else:
+        estimate, interval = float(a.mean() - b.mean()), st.difference_interval(a, b)
+        outside = [st.welch(a, b, "greater", claim.margin).p, st.welch(a, b, "less", -claim.margin).p]
+        sd = math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
+    return replace(
+        verdict,
+        estimate=estimate,
+        interval=interval,
+        p=st.equivalence(a, claim.margin, b).p,
+        p_against=_doubled(min(outside)),
+        runs_needed=st.runs_for_power(claim.margin, sd),
+    )
+
+
+def _slope(verdict: Verdict) -> Verdict:
+    """Change per decade of a number, one point per level."""
+    claim, used = verdict.claim, verdict.arms[0].used
+    sizes = used[claim.over].to_numpy(dtype=float)
+    if len(np.unique(sizes)) < 3:
+        verdict.reasons.append(f"{len(np.unique(sizes))} levels of {claim.over}: a slope with an interval needs three")
+        return verdict
+    slope = size_slope(sizes, verdict.arms[0].values)
+    error = (slope.interval.high - slope.slope) / stats.t.ppf(0.975, slope.df)
+    sign = 1.0 if claim.direction == "greater" else -1.0
+
+    def beyond(bound: float) -> float:
+        """P(a slope at least this far above `bound`, if `bound` is the slope)."""
+        distance = sign * slope.slope - bound
+        return float(stats.t.sf(distance / error, slope.df)) if error > 0 else float(distance <= 0)
+
+    return replace(
+        verdict,
+        estimate=slope.slope,
+        interval=slope.interval,
+        p=_doubled(beyond(0.0)),
+        p_against=_doubled(1.0 - beyond(claim.margin)),
+    )
+
+
+def _order(verdict: Verdict) -> Verdict:
+    """Values in the order of some levels."""
+    claim, arm = verdict.claim, verdict.arms[0]
+    order = claim.order or sorted(arm.used[claim.over].unique())
+    groups = [arm.used[arm.used[claim.over] == level] for level in order]
+    groups = [group for group in groups if len(group)]
+    if len(groups) < 3:
+        verdict.reasons.append(f"{len(groups)} levels of {claim.over}: an order needs three")
+        return verdict
+    ranks = np.concatenate([np.full(len(group), i) for i, group in enumerate(groups)])
+    values = np.concatenate([group[arm.outcome].to_numpy(dtype=float) for group in groups])
+    if claim.test == "page":
+        seeds = set.intersection(*(set(group["seed"]) for group in groups))
+        if len(seeds) < 2:
+            verdict.reasons.append(f"{len(seeds)} seeds that every level has: Page's test needs two")
+            return verdict
+        blocks = np.array([[_of_seed(group, seed, arm.outcome) for group in groups] for seed in sorted(seeds)])
+        forth, back = (st.page(blocks, way).p for way in (claim.direction, _OTHER[claim.direction]))
+    else:
+        columns = [group[arm.outcome].to_numpy(dtype=float) for group in groups]
+        forth, back = (st.jonckheere(columns, way).p for way in (claim.direction, _OTHER[claim.direction]))
+    tau = float(stats.kendalltau(ranks, values).statistic)
+    return replace(verdict, estimate=tau, p=_doubled(forth), p_against=_doubled(back))
+
+
+def _of_seed(group: pd.DataFrame, seed: Any, outcome: str) -> float:
+    return float(group.loc[group["seed"] == seed, outcome].mean())
+
+
+def _pairs(arms: Sequence[Arm]) -> Values:
+    """Differences between runs of the same seed, (n,)."""
+    a, b = (arm.used.groupby("seed")[arm.outcome].mean() for arm in arms)
+    shared = a.index.intersection(b.index)
+    return (a[shared] - b[shared]).to_numpy(dtype=float)
+
+
+def _objections(verdict: Verdict, conditions: Sequence[str]) -> list[str]:
+    """What keeps these runs from deciding the claim, whatever their numbers are."""
+    claim, found = verdict.claim, []
+    lost = [state for arm in verdict.arms for state in _lost(arm)]
+    if lost:
+        asked = sum(len(arm.rows) - int(arm.rows["filtered"].sum()) for arm in verdict.arms)
+        found.append(f"{len(lost)} of {asked} runs have no finite outcome ({', '.join(dict.fromkeys(lost))})")
+    used = pd.concat([arm.used for arm in verdict.arms])
+    for column, words in SAME_PROBE.items():
+        if column in used and used[column].dropna().nunique() > 1 and (column != "rank_tokens" or "rank" in claim.outcome):
+            found.append(f"the {words} is not the same for all runs")
+    for arm in verdict.arms:
+        if len(arm.values) > 1 and len(set(arm.values)) == 1 and not float(arm.values[0]).is_integer():
+            found.append(
+                f"all {len(arm.values)} runs of {arm.name} have the same outcome to the last digit: they are not independent"
+            )
+    if claim.test not in ORDERED and len(verdict.arms) == 2:
+        found += _confounded(verdict, used, conditions)
+    return found
+
+
+def _lost(arm: Arm) -> list[str]:
+    rest = arm.rows[~arm.rows["filtered"] & ~arm.rows["run_id"].isin(arm.used["run_id"])]
+    return ["not finite" if state == "done" else state for state in rest["state"]]
+
+
+def _confounded(verdict: Verdict, used: pd.DataFrame, conditions: Sequence[str]) -> list[str]:
+    """Settings that differ between the arms though the claim is not about them."""
+    covered = verdict.claim.mentioned | ({"optimizer_used"} if "optimizer" in verdict.claim.mentioned else set())
+    names = [*varying(used, conditions), *(name for name in CONFOUNDERS if name in used)]
+    found = []
+    for name in dict.fromkeys(name for name in names if name not in covered):
+        sides = [" or ".join(sorted({str(value) for value in arm.used[name].dropna()})) for arm in verdict.arms]
+        if sides[0] != sides[1]:
+            found.append(f"the arms also differ in {name}: {sides[0]} against {sides[1]}")
+    return found
+
+
+def _decide(verdict: Verdict) -> Verdict:
+    """Supported: in the claimed direction by the margin, unlikely by chance. Contradicted: unlikely to reach the margin."""
+    claim = verdict.claim
+    if math.isnan(verdict.p):
+        return verdict
+    sign = -1.0 if claim.direction == "less" else 1.0
+    far_enough = (
+        claim.test == "equivalence"
+        or claim.test in ("jonckheere", "page")
+        or (sign * (verdict.estimate - claim.value) >= claim.margin)
+    )
+    answer: Answer = "inconclusive"
+    if verdict.p_holm <= ALPHA and far_enough:
+        answer = "supported"
+    elif verdict.p_against_holm <= ALPHA:
+        answer = "contradicted"
+    reasons = list(verdict.reasons)
+    if reasons and answer != "inconclusive":
+        reasons[-1] += f"; otherwise this would read '{answer}'"
+        answer = "inconclusive"
+    return replace(verdict, answer=answer, reasons=reasons, cautions=_cautions(verdict))
+
+
+def _cautions(verdict: Verdict) -> list[str]:
+    """What simulations found against the test, and against the interval of the effect size."""
+    n, name = min(len(arm.used) for arm in verdict.arms), MEASURED_AS.get(verdict.claim.test, "")
+    if verdict.claim.test == "equivalence":
+        name = "one-sample TOST" if len(verdict.arms) == 1 else "Welch TOST"
+    found = [size_warnings(name, n), size_warnings("Hedges g interval", n) if verdict.g == verdict.g else None]
+    return [caution for caution in found if caution]
+
+
+def _doubled(p: float) -> float:
+    return min(1.0, 2.0 * p)

@@ -1,0 +1,247 @@
+"""Verdicts: what supports a claim, what contradicts it, and what keeps runs from deciding it."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as some
+
+from lit_degrade.evidence.claims import TESTS, Claim
+from lit_degrade.evidence.verdicts import Verdict, judge
+
+CONDITIONS = ["stimulus", "lr", "subject", "optimizer", "seed"]
+EIGEN, TOKENS = {"stimulus": "eigen_prion"}, {"stimulus": "random_tokens"}
+
+
+def rows(values: Mapping[str, Sequence[float]], **columns: Any) -> pd.DataFrame:
+    """Done runs of each stimulus, seeds from 43."""
+    made = [
+        {"stimulus": name, "seed": 43 + i, "damage": value, "state": "done"} | columns
+        for name, found in values.items()
+        for i, value in enumerate(found)
+    ]
+    frame = pd.DataFrame(made).assign(filtered=False, subject="tiny-1m", probe_text="a", probe_tokens=64)
+    return frame.assign(run_id=[f"r{i:03d}-{columns}" for i in range(len(frame))])
+
+
+def claim(test: str = "welch", **changes: Any) -> Claim:
+    given = {"treatment": EIGEN, "control": TOKENS} if test not in ("one_sample", "equivalence") else {"treatment": EIGEN}
+    return Claim(**{"name": "c", "says": "It does.", "outcome": "damage", "test": test, "family": "f"} | given | changes)  # type: ignore[arg-type]
+
+
+def only(found: list[Verdict]) -> Verdict:
+    assert len(found) == 1
+    return found[0]
+
+
+HIGH, LOW = [0.50, 0.55, 0.47, 0.52, 0.49], [0.20, 0.24, 0.18, 0.21, 0.22]
+
+
+@pytest.mark.parametrize("test", ["welch", "permutation", "paired"])
+def test_a_clear_difference_is_supported_and_its_opposite_contradicted(test: str) -> None:
+    frame = rows({"eigen_prion": HIGH, "random_tokens": LOW})
+    up = only(judge([claim(test, margin=0.05)], frame, CONDITIONS))
+    down = only(judge([claim(test, margin=0.05, direction="less")], frame, CONDITIONS))
+    assert (up.answer, down.answer) == ("supported", "contradicted")
+    assert up.estimate == pytest.approx(np.mean(HIGH) - np.mean(LOW))
+    assert up.interval.low < up.estimate < up.interval.high
+
+
+def test_rank_that_rose_never_supports_that_it_fell() -> None:
+    """Known error 7: absolute changes would turn the sign of the finding."""
+    frame = rows({"eigen_prion": [-0.076, -0.03, -0.14, -0.06, -0.09, -0.02, -0.05]})
+    fell = only(judge([claim("one_sample", margin=0.01)], frame, CONDITIONS))
+    rose = only(judge([claim("one_sample", margin=0.01, direction="less")], frame, CONDITIONS))
+    assert (fell.answer, rose.answer) == ("contradicted", "supported")
+    assert fell.estimate < 0
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    some.lists(some.floats(-2, 2), min_size=3, max_size=8, unique=True),
+    some.sampled_from(["welch", "one_sample", "equivalence"]),
+)
+def test_turning_all_signs_turns_the_estimate_and_the_verdict(values: list[float], test: str) -> None:
+    frame = rows({"eigen_prion": values, "random_tokens": [v / 2 + 0.1 * i for i, v in enumerate(values)]})
+    turned = frame.assign(damage=-frame["damage"])
+    a = only(judge([claim(test, margin=0.1)], frame, CONDITIONS))
+    b = only(judge([claim(test, margin=0.1, direction="less")], turned, CONDITIONS))
+    assert b.estimate == pytest.approx(-a.estimate)
+    assert (b.answer, b.p) == (a.answer, pytest.approx(a.p))
+
+
+def test_an_effect_smaller_than_the_margin_contradicts_however_significant() -> None:
+    frame = rows({"eigen_prion": [0.210, 0.211, 0.209, 0.2105], "random_tokens": [0.200, 0.201, 0.199, 0.2003]})
+    assert only(judge([claim(margin=0.05)], frame, CONDITIONS)).answer == "contradicted"
+    assert only(judge([claim(margin=0.0)], frame, CONDITIONS)).answer == "supported"
+
+
+@pytest.mark.parametrize("state", ["diverged", "failed", "interrupted", "missing", "corrupt"])
+def test_runs_without_an_outcome_are_never_dropped(state: str) -> None:
+    """Known errors 7 and 12: what diverged is an outcome, and survivors alone decide nothing."""
+    frame = rows({"eigen_prion": [*HIGH, np.nan], "random_tokens": LOW})
+    frame.loc[frame["damage"].isna(), "state"] = state
+    found = only(judge([claim(margin=0.05)], frame, CONDITIONS))
+    assert found.answer == "inconclusive"
+    assert found.reasons == [f"1 of 11 runs have no finite outcome ({state}); otherwise this would read 'supported'"]
+    assert len(found.arms[0].rows) == 6
+    assert len(found.arms[0].used) == 5
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_measure_that_is_not_finite_counts_too(value: float) -> None:
+    frame = rows({"eigen_prion": [0.001, -0.001, 0.0005, value]})
+    found = only(judge([claim("equivalence", margin=0.1)], frame, CONDITIONS))
+    assert found.answer == "inconclusive"
+    assert "1 of 4 runs have no finite outcome (not finite)" in found.reasons[0]
+
+
+def test_filtered_runs_are_not_asked_again() -> None:
+    frame = rows({"eigen_prion": [*HIGH, 9.0], "random_tokens": LOW})
+    frame.loc[frame["damage"] == 9.0, "filtered"] = True
+    found = only(judge([claim(margin=0.05)], frame, CONDITIONS))
+    assert found.answer == "supported"
+    assert found.estimate == pytest.approx(np.mean(HIGH) - np.mean(LOW))
+
+
+def test_a_control_that_ignores_its_seed_is_one_run() -> None:
+    """Known error 8."""
+    frame = rows({"eigen_prion": HIGH, "random_tokens": [0.2143] * 5})
+    found = only(judge([claim()], frame, CONDITIONS))
+    assert found.answer == "inconclusive"
+    assert "all 5 runs of random_tokens have the same outcome to the last digit" in found.reasons[0]
+
+
+def test_arms_that_differ_in_something_else_decide_nothing() -> None:
+    """Known errors 4 to 6: another optimizer, learning rate or adapter in the control."""
+    frame = rows({"eigen_prion": HIGH, "random_tokens": LOW})
+    frame["optimizer_used"] = frame["stimulus"].map({"eigen_prion": "adafactor", "random_tokens": "sgd"})
+    found = only(judge([claim()], frame, CONDITIONS))
+    assert found.answer == "inconclusive"
+    assert "the arms also differ in optimizer_used: adafactor against sgd" in found.reasons[0]
+    assert only(judge([claim(despite=["optimizer_used"])], frame, CONDITIONS)).answer == "supported"
+    frame = frame.drop(columns="optimizer_used").assign(lr=frame["stimulus"].map({"eigen_prion": 2e-4, "random_tokens": 1e-4}))
+    assert "the arms also differ in lr: 0.0002 against 0.0001" in only(judge([claim()], frame, CONDITIONS)).reasons[0]
+
+
+def test_measures_on_other_probes_are_not_compared() -> None:
+    frame = rows({"eigen_prion": HIGH, "random_tokens": LOW})
+    for column in ("probe_text", "probe_tokens"):
+        other = frame.assign(**{column: [str(i % 2) for i in range(len(frame))]})
+        assert only(judge([claim()], other, CONDITIONS)).answer == "inconclusive"
+    ranks = frame.assign(rank_tokens=[1024 + i for i in range(len(frame))])
+    assert only(judge([claim()], ranks, CONDITIONS)).answer == "supported"
+    assert only(judge([claim(outcome="rank")], ranks.rename(columns={"damage": "rank"}), CONDITIONS)).answer == "inconclusive"
+
+
+def test_a_claim_is_tested_in_every_combination_that_it_does_not_mention() -> None:
+    frames = [
+        rows({"eigen_prion": HIGH, "random_tokens": LOW}, lr=lr, optimizer=o) for lr in (1e-4, 2e-4) for o in ("adamw", "sgd")
+    ]
+    found = judge([claim()], pd.concat(frames, ignore_index=True), CONDITIONS)
+    assert [(v.stratum["lr"], v.stratum["optimizer"]) for v in found] == [
+        (1e-4, "adamw"),
+        (1e-4, "sgd"),
+        (2e-4, "adamw"),
+        (2e-4, "sgd"),
+    ]
+    assert all(len(arm.used) == 5 for verdict in found for arm in verdict.arms)
+    assert all(v.p_holm == pytest.approx(4 * v.p) for v in found)  # four equal p-values in one family
+
+
+def test_families_are_corrected_apart() -> None:
+    frame = rows({"eigen_prion": HIGH, "random_tokens": LOW})
+    alone, other = judge([claim(), claim(name="d", family="g")], frame, CONDITIONS)
+    assert alone.p_holm == alone.p
+    both = judge([claim(), claim(name="d")], frame, CONDITIONS)
+    assert [v.p_holm for v in both] == pytest.approx([2 * v.p for v in both])
+    assert other.p == alone.p
+
+
+def test_equivalence() -> None:
+    frame = rows({"eigen_prion": [0.001, -0.002, 0.003, 0.0], "random_tokens": [0.2, 0.22, 0.19, 0.21]})
+    near, far = claim("equivalence", margin=0.02), claim("equivalence", margin=0.02, treatment=TOKENS)
+    wide = claim("equivalence", margin=0.001)
+    assert [v.answer for v in judge([near, far, wide], frame, CONDITIONS)] == ["supported", "contradicted", "inconclusive"]
+    apart = only(judge([claim("equivalence", control=TOKENS, margin=0.02)], frame, CONDITIONS))
+    assert apart.answer == "contradicted"
+
+
+def sized(slope: float, noise: float = 0.01) -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    frames = [
+        rows({"eigen_prion": 0.3 + slope * np.log10(n) + rng.normal(0, noise, 5)}, n_parameters=n)
+        for n in (60_000, 250_000, 1_000_000, 3_000_000)
+    ]
+    return pd.concat(frames, ignore_index=True).assign(subject=lambda f: f["n_parameters"].astype(str), run_id=range(20))
+
+
+@pytest.mark.parametrize(("slope", "answer"), [(0.2, "supported"), (0.0, "contradicted"), (-0.2, "contradicted")])
+def test_slopes_and_orders_over_sizes(slope: float, answer: str) -> None:
+    over = {"control": None, "over": "n_parameters"}
+    found = only(judge([claim("slope", margin=0.05, **over)], sized(slope), CONDITIONS))
+    assert found.answer == answer
+    assert found.estimate == pytest.approx(slope, abs=0.02)
+    ordered = only(judge([claim("jonckheere", **over)], sized(slope), CONDITIONS))
+    paged = only(judge([claim("page", **over)], sized(slope), CONDITIONS))
+    assert {0.2: "supported", 0.0: "inconclusive", -0.2: "contradicted"}[slope] == ordered.answer == paged.answer
+
+
+def test_orders_of_named_levels() -> None:
+    frame = rows({"a": LOW, "b": [0.3, 0.33, 0.29, 0.31, 0.32], "c": HIGH})
+    ordered = claim("jonckheere", treatment={}, control=None, over="stimulus", order=["a", "b", "c"])
+    turned = claim("jonckheere", treatment={}, control=None, over="stimulus", order=["c", "b", "a"])
+    assert only(judge([ordered], frame, CONDITIONS)).answer == "supported"
+    assert only(judge([turned], frame, CONDITIONS)).answer == "contradicted"
+
+
+def test_too_little_to_test_says_so() -> None:
+    few = rows({"eigen_prion": HIGH[:1], "random_tokens": LOW})
+    assert only(judge([claim()], few, CONDITIONS)).reasons == ["1 usable runs of eigen_prion: a test needs two"]
+    none = rows({"random_tokens": LOW})
+    assert only(judge([claim()], none, CONDITIONS)).reasons == ["no run with eigen_prion"]
+    assert only(judge([claim()], rows({"eigen_prion": HIGH}), CONDITIONS)).answer == "not tested"
+    assert only(judge([claim(outcome="lost")], few, CONDITIONS)).reasons == ["no run has the outcome 'lost'"]
+    assert (
+        only(judge([claim("slope", control=None, over="lr")], rows({"eigen_prion": HIGH}, lr=1.0), CONDITIONS)).answer
+        == "not tested"
+    )
+
+
+def test_three_runs_an_arm_cannot_pass_an_exact_test() -> None:
+    frame = rows({"eigen_prion": [9.0, 9.1, 9.2], "random_tokens": [0.1, 0.2, 0.3]})
+    found = only(judge([claim("permutation")], frame, CONDITIONS))
+    assert found.answer == "inconclusive"
+    assert found.p == pytest.approx(0.1)
+    assert any("permutation" in caution for caution in found.cautions)
+
+
+def test_null_data_seldom_support_anything() -> None:
+    """The whole chain keeps its family-wise error: four claims on 400 experiments without any effect."""
+    rng = np.random.default_rng(1)
+    claims = [claim(name=f"c{i}", control={"stimulus": name}) for i, name in enumerate(("a", "b", "c"))] + [claim("one_sample")]
+    wrong = 0
+    for _ in range(400):
+        frame = rows({name: rng.normal(0, 1, 5) for name in ("eigen_prion", "a", "b", "c")})
+        wrong += any(
+            verdict.answer in ("supported", "contradicted") and verdict.p_holm <= 0.05
+            for verdict in judge(claims, frame, CONDITIONS)
+        )
+    assert wrong / 400 < 0.07
+
+
+def test_every_test_is_named() -> None:
+    assert set(TESTS) == {
+        "welch",
+        "permutation",
+        "paired",
+        "sign_flip",
+        "one_sample",
+        "equivalence",
+        "slope",
+        "jonckheere",
+        "page",
+    }
