@@ -71,7 +71,7 @@ OUTCOMES = {
     "rank_change_absolute": Outcome("absolute change of effective rank", _PERCENT, 100),
     "reported_rank_change_absolute": Outcome("absolute change of effective rank, as reported", _PERCENT, 100),
     "effective_rank": Outcome("effective rank", "directions"),
-    "recovery": Outcome("recovery of the loss in nats per token", _PERCENT, 100),
+    "recovery": Outcome("recovery of nats per token", _PERCENT, 100),
     "recovery_rank": Outcome("recovery of effective rank", _PERCENT, 100),
     "null_energy": Outcome("gradient energy in the null space", "share"),
     "amplification": Outcome("amplification of flat directions", "ratio"),
@@ -172,7 +172,7 @@ def _save(plate: Plate, experiment: str, folder: Path) -> Drawing:
     with mpl.rc_context(STYLE | {"svg.hashsalt": unique}):
         FigureCanvasAgg(plate.figure)
         text = io.StringIO()
-        plate.figure.savefig(text, format="svg", metadata={"Date": None})
+        plate.figure.savefig(text, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
         plate.figure.set_layout_engine("none")
         plate.figure.savefig(folder / f"{plate.name}.png", dpi=300)
     svg = _inlined(text.getvalue(), unique)

@@ -124,11 +124,11 @@ def _check_aggregate(path: Path, rows: Sequence[dict[str, Any]]) -> list[Defect]
         listed = {int(row["run"]): float(row["rank_reduction_pct"]) for row in csv.DictReader(file)}
     found = []
     if set(listed) != set(of_it):
-        found.append(f"lists {len(listed)} runs, the folders hold {len(of_it)}; the folders are counted")
+        found.append(f"lists {len(listed)} runs, the folders hold {len(of_it)}")
     off = [run for run, percent in listed.items() if run in of_it and abs(percent - 100 * of_it[run]["rank_reduction"]) > 0.006]
     if off:
         found.append(f"runs {', '.join(map(str, off))} differ from their folders")
-    return [Defect("conflicting", str(path), detail) for detail in found]
+    return [Defect("disagreement", str(path), detail) for detail in found]
 
 
 def _same_arm(row: dict[str, Any], prefix: str, rest: str) -> bool:

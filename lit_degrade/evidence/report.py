@@ -21,6 +21,7 @@ from lit_degrade.evidence.runs import DEFECTS, REPORT, Runs, read_runs
 from lit_degrade.evidence.sections import Section, make_sections
 from lit_degrade.evidence.summaries import Row, counted, filtered_runs, write_summary
 from lit_degrade.evidence.verdicts import Answer, Verdict
+from lit_degrade.records.mode import wandb_mode
 
 LAYOUTS = ("records", "published")
 ANSWERS = get_args(Answer)
@@ -55,6 +56,8 @@ def report(args: Sequence[str]) -> int:
     """
     options = _parser().parse_args(args)
     folders = [Path(folder).expanduser() for folder in options.folders]
+    if options.wandb:
+        from lit_degrade.evidence import dashboards  # says in one line what it lacks, before anything is written
     designs = _designs(options.claims)
     rule = _rule(options)
     started = time.monotonic()
@@ -69,11 +72,8 @@ def report(args: Sequence[str]) -> int:
     _print(made)
     print(f"{output / (HTML if options.html else REPORT)}  ({time.monotonic() - started:.1f} s)")
     if options.wandb:
-        from lit_degrade.evidence.dashboards import save_dashboards
-        from lit_degrade.records.mode import wandb_mode
-
         pictures = {c.section.design.experiment: [c.folder / f"{d.name}.png" for d in c.drawings] for c in made.chapters}
-        for place in save_dashboards([c.section for c in made.chapters], pictures, output, wandb_mode() == "online"):
+        for place in dashboards.save_dashboards([c.section for c in made.chapters], pictures, output, wandb_mode() == "online"):
             print(place)
     return 0
 

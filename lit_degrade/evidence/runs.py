@@ -25,6 +25,7 @@ DEFECTS = {
     "corrupt": "a record that cannot be read",
     "duplicate": "the same run twice, with the same numbers: counted once",
     "conflicting": "the same run twice, with other numbers: the first is counted",
+    "disagreement": "a published table that its own run folders contradict: the folders are counted",
     "foreign": "not a run record",
 }
 _FILES = (paths.MANIFEST, paths.SUMMARY, paths.CONFIG)
