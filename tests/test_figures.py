@@ -151,6 +151,14 @@ def test_curves_show_every_run_beside_its_size_fits_and_slope(tmp_path: Path) ->
     assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["63.6k", "281k", "1.06M"]
 
 
+def test_no_curve_is_called_the_best_where_runs_are_too_few_to_tell(tmp_path: Path) -> None:
+    table = sizes(tmp_path)
+    figure = plates(section(table[table["seed"] == 0].reset_index(drop=True), design("subject", [SLOPE])))["main"].figure
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    assert not any("AICc" in text.get_text() for text in legend.get_texts())
+
+
 def test_a_ladder_goes_from_published_to_controlled(tmp_path: Path) -> None:
     figure = plates(section(ladder(tmp_path), design("protocol")))["main"].figure
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == [name.replace("_", " ") for name in PROTOCOLS]

@@ -471,6 +471,8 @@ def test_runs_for_power_are_the_fewest(effect: float, runs: int) -> None:
 
 def test_runs_for_power_agree_with_statsmodels() -> None:
     expected = sm_power.tt_ind_solve_power(0.9, power=0.9, alpha=0.01, alternative="larger")
+    one_arm = sm_power.TTestPower().solve_power(0.9, alpha=0.01, power=0.9, alternative="larger")
+    assert s.runs_for_power(1.8, 2.0, power=0.9, alpha=0.01, two_sided=False, arms=1) == math.ceil(one_arm)
     assert s.runs_for_power(1.8, 2.0, power=0.9, alpha=0.01, two_sided=False) == math.ceil(expected)
 
 

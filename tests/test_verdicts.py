@@ -190,6 +190,21 @@ def test_slopes_and_orders_over_sizes(slope: float, answer: str) -> None:
     assert {0.2: "supported", 0.0: "inconclusive", -0.2: "contradicted"}[slope] == ordered.answer == paged.answer
 
 
+def test_runs_that_never_started_leave_the_strata_alone() -> None:
+    """Missing runs have conditions but no size; half a grid is still tested at each learning rate."""
+    frames = [sized(0.2).assign(lr=lr) for lr in (1e-4, 2e-4)]
+    frame = pd.concat(frames, ignore_index=True).assign(run_id=range(40))
+    gone = (frame["subject"] == "3000000") | ((frame["lr"] == 2e-4) & (frame["seed"] == 47))
+    frame.loc[gone, ["n_parameters", "damage"]] = np.nan
+    frame.loc[gone, "state"] = "missing"
+    found = judge([claim("slope", control=None, over="n_parameters")], frame, CONDITIONS)
+    assert [(v.stratum, len(v.arms[0].rows), len(v.arms[0].used)) for v in found] == [
+        ({"lr": 1e-4}, 20, 15),
+        ({"lr": 2e-4}, 20, 12),
+    ]
+    assert all("runs have no finite outcome (missing)" in v.reasons[0] for v in found)
+
+
 def test_orders_of_named_levels() -> None:
     frame = rows({"a": LOW, "b": [0.3, 0.33, 0.29, 0.31, 0.32], "c": HIGH})
     ordered = claim("jonckheere", treatment={}, control=None, over="stimulus", order=["a", "b", "c"])

@@ -64,7 +64,8 @@ class Claim:
     def mentioned(self) -> set[str]:
         """Conditions that the claim is about."""
         names = {*self.treatment, *(self.control or {}), *self.despite}
-        return names | ({self.over} if self.over else set())
+        names |= {self.over} if self.over else set()
+        return names | ({"subject"} if "n_parameters" in names else set())
 
     def asks(self) -> str:
         """What is tested, in words."""

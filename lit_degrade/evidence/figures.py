@@ -486,8 +486,9 @@ def _fits(ax: Axes, sizes: Values, values: Values, colour: str) -> None:
         return
     fits = [fit for fit in scaling.fit_scaling(sizes, values) if fit.converged]
     grid = np.geomspace(sizes.min(), sizes.max(), 60)
+    comparable = sum(math.isfinite(fit.aicc) for fit in fits) > 1
     for i, fit in enumerate(fits):
-        known = math.isfinite(fit.aicc) and math.isfinite(fits[0].aicc)
+        known = comparable and math.isfinite(fit.aicc)
         label = f"{fit.name}: ΔAICc {fit.aicc - fits[0].aicc:.1f}" if known else fit.name
         style: dict[str, Any] = {"color": colour, "lw": 1.5} if i == 0 and known else {"color": GREY, "lw": 0.8}
         ax.plot(grid, fit.predict(grid), ls=LINES[i], zorder=2, label=label, **style)

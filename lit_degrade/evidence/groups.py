@@ -35,7 +35,7 @@ class OutlierFilter:
     zscore_threshold: float = 3.0
 
     def outliers(self, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-        """True where a value is outside the quartiles by more than `iqr_multiplier` times their distance, or its |z| is too large.
+        """True where a value is beyond the quartiles by `iqr_multiplier` times their distance, or its |z| is too large.
 
         Args:
             values: (n,); non-finite values are never outliers, since divergence is an outcome.

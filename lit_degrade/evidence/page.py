@@ -105,8 +105,12 @@ def _group(anchor: str, group: Group, row: dict[str, Any], outcomes: list[str], 
         "label": group.label,
         "counts": group.counts(),
         "row": row,
-        "runs": [_run(run, outcomes, made) for _, run in group.rows.iterrows()],
+        "runs": [_run(run, outcomes, made) for _, run in _by_seed(group.rows).iterrows()],
     }
+
+
+def _by_seed(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.sort_values("seed", key=lambda seeds: pd.to_numeric(seeds, errors="coerce"), kind="stable")
 
 
 def _run(run: "pd.Series[Any]", outcomes: list[str], made: Report) -> dict[str, Any]:

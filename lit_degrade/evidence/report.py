@@ -159,7 +159,7 @@ def _chapter(chapter: Chapter, made: Report) -> list[str]:
     lines += [", ".join(f"{n} {name}" for name, n in counted(section.groups).items()) + ".", ""]
     lines += [f"- {caution}" for caution in section.cautions] + [""]
     if section.verdicts:
-        lines += ["| claim | where | verdict | estimate [95 %] | p | n | why |", "|---|---|---|---|---|---|---|"]
+        lines += ["| claim | where | verdict | estimate [95 %] | p for / against | n | why |", "|---|---|---|---|---|---|---|"]
         lines += [_verdict_line(verdict) for verdict in section.verdicts] + [""]
     cautions = dict.fromkeys(caution for verdict in section.verdicts for caution in verdict.cautions)
     lines += [f"- {caution}" for caution in cautions] + [""]
@@ -177,7 +177,7 @@ def _verdict_line(verdict: Verdict) -> str:
     n = " / ".join(str(len(arm.used)) for arm in verdict.arms)
     return (
         f"| {claim.says} ({claim.asks()}) | {verdict.where} | **{verdict.answer}** | {estimate_words(verdict)} | "
-        f"{number(verdict.p_holm)} | {n} | {'; '.join(verdict.why())} |"
+        f"{number(verdict.p_holm)} / {number(verdict.p_against_holm)} | {n} | {'; '.join(verdict.why())} |"
     )
 
 

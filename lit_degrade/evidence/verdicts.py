@@ -29,8 +29,8 @@ SAME_PROBE = {
     "rank_tokens": "number of rank tokens",
 }
 MEASURED_AS = {
-    "welch": "Welch t", "permutation": "permutation", "paired": "paired t", "sign_flip": "sign flip", "one_sample": "one-sample t",
-    "jonckheere": "Jonckheere-Terpstra",
+    "welch": "Welch t", "permutation": "permutation", "paired": "paired t", "sign_flip": "sign flip",
+    "one_sample": "one-sample t", "jonckheere": "Jonckheere-Terpstra",
 }  # fmt: skip
 """Tests of claims -> their names in `sizes`."""
 _OTHER: dict[str, Literal["greater", "less"]] = {"greater": "less", "less": "greater"}
@@ -83,14 +83,17 @@ class Verdict:
     cautions: list[str] = field(default_factory=list)
     """what is known about the test and the interval at this number of runs"""
     runs_needed: int | None = None
-    """per group, for 80 % power to see the margin (the estimate where there is no margin)"""
+    """per group, for 80 % power to see the margin (the estimate where there is no margin); for an equivalence, to pass both
+    one-sided tests (90 % each) when there is no difference"""
 
     def why(self) -> list[str]:
         """What a reader should know beside the answer."""
         notes = list(self.reasons)
         if self.answer == "inconclusive" and not self.reasons:
             power = f"; {self.runs_needed} runs a group would have 80 % power" if self.runs_needed else ""
-            notes.insert(0, f"these runs neither show an effect of at least the margin nor exclude one{power}")
+            notes.append(f"these runs neither show an effect of at least the margin nor exclude one{power}")
+        if self.answer == "contradicted" and self.p_holm <= ALPHA:
+            notes.append("there is an effect in this direction, but it is smaller than the margin")
         return notes
 
     @property
@@ -140,11 +143,8 @@ def _in_every_stratum(claim: Claim, rows: pd.DataFrame, conditions: Sequence[str
 
 def _follows(rows: pd.DataFrame, name: str, mentioned: set[str]) -> bool:
     """Whether a condition has one value for each combination of those that a claim mentions: it cannot be held fixed."""
-    known = [key for key in mentioned if key in rows]
-    if not known:
-        return False
-    text = rows[[*known, name]].astype(str)
-    return bool((text.groupby(known)[name].nunique() <= 1).all())
+    known = sorted(mentioned & set(rows.columns))
+    return bool(known) and bool((rows[[*known, name]].astype(str).groupby(known)[name].nunique() <= 1).all())
 
 
 def _arm(name: str, rows: pd.DataFrame, outcome: str) -> Arm:
@@ -204,7 +204,7 @@ def _difference(verdict: Verdict, rng: np.random.Generator) -> Verdict:
         p=_doubled(p_of(claim.direction, 0.0)),
         p_against=_doubled(p_of(_OTHER[claim.direction], sign * claim.margin)),
         p_exact=_doubled(exact),
-        runs_needed=st.runs_for_power(claim.margin or abs(estimate - claim.value), sd),
+        runs_needed=st.runs_for_power(claim.margin or abs(estimate - claim.value), sd, arms=len(values)),
     )
 
 
@@ -226,7 +226,7 @@ def _equivalence(verdict: Verdict) -> Verdict:
         interval=interval,
         p=st.equivalence(a, claim.margin, b).p,
         p_against=_doubled(min(outside)),
-        runs_needed=st.runs_for_power(claim.margin, sd),
+        runs_needed=st.runs_for_power(claim.margin, sd, power=0.9, two_sided=False, arms=len(verdict.arms)),
     )
 
 
