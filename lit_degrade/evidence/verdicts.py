@@ -128,7 +128,9 @@ def _in_every_stratum(claim: Claim, rows: pd.DataFrame, conditions: Sequence[str
     if select(rows, claim.treatment).empty:
         return [Verdict(claim, {}, (), reasons=[f"no run with {label(claim.treatment)}"])]
     free = [
-        name for name in varying(mine, conditions) if name not in claim.mentioned and not _follows(mine, name, claim.mentioned)
+        name
+        for name in varying(mine, conditions)
+        if name not in claim.mentioned and not _follows(mine, name, claim.mentioned & set(conditions))
     ]
     verdicts = []
     for group in make_groups(mine, free, ""):
