@@ -13,6 +13,7 @@ from scipy import integrate, stats
 from statsmodels.stats import power as sm_power
 from statsmodels.stats import weightstats
 from statsmodels.stats.multicomp import pairwise_tukeyhsd
+from statsmodels.stats.multitest import multipletests
 
 from lit_degrade.evidence import sizes as measured
 from lit_degrade.evidence import statistics as s
@@ -340,6 +341,8 @@ def test_pairs_without_spread_or_with_one_run() -> None:
 
 def test_holm_on_a_fixed_vector() -> None:
     assert s.holm([0.01, 0.04, 0.03, math.nan, 0.5]) == pytest.approx([0.04, 0.09, 0.09, math.nan, 0.5], nan_ok=True)
+    ps = np.random.default_rng(0).uniform(0, 0.2, 20)
+    assert s.holm(ps) == pytest.approx(multipletests(ps, method="holm")[1])
     assert s.holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
     assert np.isnan(s.holm([math.nan])).all()
     assert len(s.holm([])) == 0
