@@ -220,6 +220,8 @@ from lit_degrade.evidence.sections import make_sections
 folder, picture, config = sys.argv[1:]
 sections = make_sections(read_runs([Path(folder)]), shipped_designs())
 figures, file = {"priority2": [Path(picture)]}, Path("report/priority2/wandb_report.json")
+file.parent.mkdir(parents=True)
+Path("report/priority2/placebo_summary.csv").write_text("treatment")
 saved = [save_dashboards(sections, figures, Path("report"), online=True) for _ in range(2)]
 assert saved[0] == saved[1]
 assert not {"torch", "lightning"} & set(sys.modules)
@@ -278,6 +280,9 @@ def test_the_client_saves_updates_and_reads_a_report(
     ]
     uploaded = [path for name, path in figures.files.items() if name.startswith("media/images/figures/placebo_comparison")]
     assert [path.read_bytes() for path in uploaded] == [picture.read_bytes()] * 2
+
+    (files,) = server.artifacts.values()  # saved twice, with the same files: one version
+    assert (files.type, files.name, list(files.files)) == ("report", "report-priority2", ["placebo_summary.csv"])
 
     # the server keeps each top-level key of a run's config as {"value": ...}: what the run sets name is there
     found: Any = {key: {"value": value} for key, value in server.runs["attack"].config.items()}

@@ -311,8 +311,7 @@ def _save_online(section: Section, pictures: Sequence[Path], path: Path, place: 
         report.id = str(kept.get("id", ""))
         hint = f" (if it was deleted there, delete {path} to make a new one)"
     with _one_line(f"W&B Report of {name} cannot be saved{hint}"):
-        if pictures:
-            _log_figures(name, pictures, place)
+        _log_report(name, path.parent, pictures, place)
         report.save()
         slug = re.sub(r"\W+", "-", report.title).strip("-")  # the client leaves what a title must not have in an address
         address = f"{report.url.split('/reports/')[0]}/reports/{slug}--{report.id}"
@@ -362,9 +361,12 @@ def _one_line(what: str) -> Iterator[None]:
         raise UserError(f"{what}: {_safe(str(error) or type(error).__name__)}") from error
 
 
-def _log_figures(experiment: str, pictures: Sequence[Path], place: Mapping[str, str]) -> None:
-    """Put the figures into the run that the report shows them from; those of an updated report are its next step."""
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+def _log_report(experiment: str, folder: Path, pictures: Sequence[Path], place: Mapping[str, str]) -> None:
+    """Put the figures into the run that the report shows them from, and summaries and figures into an artifact of it.
+
+    Figures of an updated report are the run's next step, and its files the artifact's next version.
+    """
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as temporary:
         run = wandb.init(
             entity=place["entity"],
             project=place["project"],
@@ -372,13 +374,18 @@ def _log_figures(experiment: str, pictures: Sequence[Path], place: Mapping[str, 
             name=figures_run(experiment),
             job_type="report",
             config={"report_of": experiment},  # not `experiment`, which would make it one of its runs
-            dir=folder,
+            dir=temporary,
             mode="online",
             resume="allow",
             reinit="create_new",
             settings=wandb.Settings(silent=True, console="off", init_timeout=30, x_disable_stats=True),
         )
-        run.log({_media_key(path): wandb.Image(str(path)) for path in pictures})
+        if pictures:
+            run.log({_media_key(path): wandb.Image(str(path)) for path in pictures})
+        files = wandb.Artifact(figures_run(experiment), "report")
+        for path in sorted(path for path in folder.glob("*") if path.is_file() and path.name != SPEC):
+            files.add_file(str(path), policy="immutable", skip_cache=True)  # from where it lies: no copy of ours outside
+        run.log_artifact(files)
         run.finish()
 
 
