@@ -18,7 +18,9 @@ from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 
 from lit_degrade.evidence.claims import Claim, Design
-from lit_degrade.evidence.figures import GREY, OUTCOMES, PALETTE, Plate, compose, draw
+from lit_degrade.evidence.figures import OUTCOMES, Drawing, compose, draw
+from lit_degrade.evidence.figures.looks import GREY, PALETTE
+from lit_degrade.evidence.figures.panels import Plate
 from lit_degrade.evidence.groups import OutlierFilter
 from lit_degrade.evidence.runs import Runs
 from lit_degrade.evidence.sections import Section, make_sections
@@ -108,10 +110,21 @@ KINDS = {
 }
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_every_axis_has_a_label_with_its_unit(tmp_path: Path, kind: str) -> None:
-    make, made = KINDS[kind]
-    for name, plate in plates(section(make(tmp_path), made)).items():
+@pytest.fixture(scope="module", params=KINDS)
+def each_kind(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Plate]:
+    make, made = KINDS[request.param]
+    return plates(section(make(tmp_path_factory.mktemp(request.param)), made))
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> tuple[Section, Path, list[Drawing]]:
+    folder = tmp_path_factory.mktemp("bars")
+    found = section(placebo(folder), design("stimulus", [DAMAGE]))
+    return found, folder, draw(found, folder)
+
+
+def test_every_axis_has_a_label_with_its_unit(each_kind: dict[str, Plate]) -> None:
+    for name, plate in each_kind.items():
         figure = plate.figure
         labels = [label for ax in figure.axes for label in (ax.get_xlabel(), ax.get_ylabel()) if label]
         assert labels
@@ -174,11 +187,9 @@ def test_groups_differ_in_colour_and_in_marker(tmp_path: Path) -> None:
     assert len({item.get_paths()[0].vertices.tobytes() for item in points(ax)}) == 3
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_lines_are_in_colours_of_the_palette(tmp_path: Path, kind: str) -> None:
-    make, made = KINDS[kind]
+def test_lines_are_in_colours_of_the_palette(each_kind: dict[str, Plate]) -> None:
     allowed = {colour.upper() for colour in (*PALETTE, GREY)}
-    for plate in plates(section(make(tmp_path), made)).values():
+    for plate in each_kind.values():
         assert {to_hex(line.get_color()).upper() for ax in plate.figure.axes for line in ax.lines} <= allowed
 
 
@@ -186,6 +197,25 @@ def test_groups_stand_in_the_order_of_the_catalogue(tmp_path: Path) -> None:
     table = placebo(tmp_path, random_text=0.2, gaussian_noise=0.1, eigen_prion=0.5)
     (ax, *_) = plates(section(table, design()))["main"].figure.axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["eigen prion", "gaussian noise", "random text"]
+
+
+def test_levels_that_are_numbers_or_missing_say_of_what(tmp_path: Path) -> None:
+    rows = [
+        run(tmp_path, seed, 0.1, files=False, stimulus=name, lr=lr)
+        for name in ("eigen_prion", "random_text") for lr in (0.01, None, 0.001) for seed in range(2)
+    ]  # fmt: skip
+    (ax, *_) = plates(section(pd.DataFrame(rows), design("lr")))["main"].figure.axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["lr 0.001", "lr 0.01", "no lr"]
+
+
+def test_a_ladder_has_a_figure_for_each_subject(tmp_path: Path) -> None:
+    rows = [
+        run(tmp_path, seed, 0.1, files=False, subject=subject, protocol=protocol)
+        for subject in ("tiny-1m", "tiny-60k") for protocol in ("controlled", "published") for seed in range(2)
+    ]  # fmt: skip
+    made = plates(section(pd.DataFrame(rows), design("protocol")))
+    assert [plate.figure.get_suptitle() for plate in made.values()] == ["tiny-60k", "tiny-1m"]
+    assert [text.get_text() for text in made["main_2"].figure.axes[0].get_yticklabels()] == ["published", "controlled"]
 
 
 def test_comparisons_have_a_bracket_a_corrected_p_and_an_answer(tmp_path: Path) -> None:
@@ -279,22 +309,20 @@ def test_trajectories_start_at_zero_and_have_a_line_for_each_run_and_each_mean(t
     assert (rank.get_xlabel(), loss.get_ylabel()) == ("optimizer step [steps]", "probe loss\n[nats/token]")
 
 
-def test_same_records_give_the_same_bytes(tmp_path: Path) -> None:
-    table = placebo(tmp_path)
-    first = draw(section(table, design("stimulus", [DAMAGE])), tmp_path / "a")
-    again = draw(section(table, design("stimulus", [DAMAGE])), tmp_path / "b")
-    assert first == again
-    assert [drawing.name for drawing in first] == ["main", "trajectories", "spectra"]
-    for name in (f"{drawing.name}.{kind}" for drawing in first for kind in ("png", "svg")):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+def test_same_records_give_the_same_bytes(bars: tuple[Section, Path, list[Drawing]], tmp_path: Path) -> None:
+    found, folder, drawings = bars
+    assert draw(found, tmp_path) == drawings
+    assert [drawing.name for drawing in drawings] == ["main", "trajectories", "spectra"]
+    for name in (f"{drawing.name}.{kind}" for drawing in drawings for kind in ("png", "svg")):
+        assert (folder / name).read_bytes() == (tmp_path / name).read_bytes()
 
 
-def test_svg_can_be_put_into_a_page_beside_others(tmp_path: Path) -> None:
-    drawings = draw(section(placebo(tmp_path), design()), tmp_path / "out")
+def test_svg_can_be_put_into_a_page_beside_others(bars: tuple[Section, Path, list[Drawing]]) -> None:
+    _, folder, drawings = bars
     ids = []
     for drawing in drawings:
         assert drawing.svg.startswith("<svg")
-        assert drawing.svg == (tmp_path / "out" / f"{drawing.name}.svg").read_text()
+        assert drawing.svg == (folder / f"{drawing.name}.svg").read_text()
         own = [item.get("id") for item in ET.fromstring(drawing.svg).iter() if item.get("id")]
         used = re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', drawing.svg)
         assert {a or b for a, b in used} <= set(own)

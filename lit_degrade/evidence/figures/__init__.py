@@ -1,0 +1,6 @@
+"""Figures of a section: every run as a point or a line, means with 95 % intervals, legible in greyscale print."""
+
+from lit_degrade.evidence.figures.drawings import Drawing, compose, draw
+from lit_degrade.evidence.figures.outcomes import OUTCOMES
+
+__all__ = ["OUTCOMES", "Drawing", "compose", "draw"]
