@@ -155,6 +155,10 @@ def test_claims_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert (
         "Unknown outcome of claim mine 'log_perplexity_ration'. Did you mean 'log_perplexity_ratio'?" in capsys.readouterr().err
     )
+    claims["mine"] |= {"outcome": "log_perplexity_ratio", "treatment": {"stimulos": "eigen_prion"}}
+    path.write_text(yaml.safe_dump({"priority2": {"claims": claims}}))
+    report(tmp_path / "r", "--claims", path, rc=2)
+    assert "Unknown condition of claim mine 'stimulos'. Did you mean 'stimulus'?" in capsys.readouterr().err
     path.write_text(yaml.safe_dump({"priority9": {"claims": claims}}))
     report(tmp_path / "r", "--claims", path, rc=2)
     assert "claims about priority9, but no run of it was read. Read: priority2." in capsys.readouterr().err
@@ -183,6 +187,8 @@ BAD_CLAIMS = {
         {"x": {"claims": {"c": {k: v for k, v in GOOD.items() if k != "control"} | {"test": "slope"}}}},
         "'over' belongs",
     ),
+    "needless value": ({"x": {"claims": {"c": GOOD | {"value": 1.0}}}}, "'value' is what one mean is compared with"),
+    "needless order": ({"x": {"claims": {"c": GOOD | {"order": [1]}}}}, "'order' belongs to"),
     "no claim": ({"x": {"claims": {"c": 3}}}, "expected keys, found 3"),
 }
 

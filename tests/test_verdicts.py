@@ -115,6 +115,23 @@ def test_a_control_that_ignores_its_seed_is_one_run() -> None:
     assert "all 5 runs of random_tokens have the same outcome to the last digit" in found.reasons[0]
 
 
+def test_a_run_made_twice_is_one_run() -> None:
+    """Known error 15's cousin: the same settings and seed under another id, from another version or folder, add nothing."""
+    frame = rows({"eigen_prion": HIGH, "random_tokens": LOW})
+    again = frame.iloc[:2].assign(run_id=["again0", "again1"])
+    found = only(judge([claim()], pd.concat([frame, again], ignore_index=True), CONDITIONS))
+    assert found.answer == "inconclusive"
+    assert "2 runs repeat the seed and all settings of another" in found.reasons[0]
+
+
+def test_pairs_are_whole() -> None:
+    frame = rows({"eigen_prion": HIGH, "random_tokens": LOW[:4]})
+    found = only(judge([claim("paired")], frame, CONDITIONS))
+    assert found.answer == "inconclusive"
+    assert "1 runs have no partner with the same seed" in found.reasons[0]
+    assert only(judge([claim("welch")], frame, CONDITIONS)).answer == "supported"
+
+
 def test_arms_that_differ_in_something_else_decide_nothing() -> None:
     """Known errors 4 to 6: another optimizer, learning rate or adapter in the control."""
     frame = rows({"eigen_prion": HIGH, "random_tokens": LOW})
@@ -211,6 +228,22 @@ def test_orders_of_named_levels() -> None:
     turned = claim("jonckheere", treatment={}, control=None, over="stimulus", order=["c", "b", "a"])
     assert only(judge([ordered], frame, CONDITIONS)).answer == "supported"
     assert only(judge([turned], frame, CONDITIONS)).answer == "contradicted"
+    longer = claim("jonckheere", treatment={}, control=None, over="stimulus", order=["a", "b", "c", "d"])
+    assert only(judge([longer], frame, CONDITIONS)).reasons[0].startswith("no usable run with stimulus d")
+    shorter = claim("jonckheere", treatment={}, control=None, over="stimulus", order=["a", "b", "c"])
+    more = pd.concat([frame, rows({"z": HIGH}).assign(run_id=list("vwxyz"))], ignore_index=True)
+    assert len(only(judge([shorter], more, CONDITIONS)).arms[0].rows) == 15
+
+
+def test_decades_need_numbers_above_0() -> None:
+    named = claim("slope", treatment={}, control=None, over="stimulus")
+    found = only(judge([named], rows({"a": LOW, "b": LOW, "c": HIGH}), CONDITIONS))
+    assert (found.answer, found.reasons) == (
+        "not tested",
+        ["stimulus is not a number above 0 for every run: there are no decades of it"],
+    )
+    lost = claim("jonckheere", treatment={}, control=None, over="size")
+    assert only(judge([lost], rows({"a": LOW}), CONDITIONS)).reasons == ["no run has 'size'"]
 
 
 def test_too_little_to_test_says_so() -> None:

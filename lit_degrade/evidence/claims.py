@@ -190,6 +190,12 @@ def _check(where: str, claim: Claim) -> None:
         raise UserError(f"{where}: test '{claim.test}' compares with a control: 'control' is missing.")
     if claim.control is not None and claim.test not in (*TWO_ARMS, "equivalence"):
         raise UserError(f"{where}: test '{claim.test}' takes no control.")
+    if claim.value and (claim.control is not None or claim.test not in ("one_sample", "equivalence")):
+        raise UserError(
+            f"{where}: 'value' is what one mean is compared with: test 'one_sample', or 'equivalence' without control."
+        )
+    if claim.order is not None and claim.test not in ("jonckheere", "page"):
+        raise UserError(f"{where}: 'order' belongs to the tests jonckheere and page.")
     if claim.test == "equivalence" and not claim.margin:
         raise UserError(f"{where}: an equivalence needs a margin above 0.")
     if (claim.over is not None) != (claim.test in ORDERED):

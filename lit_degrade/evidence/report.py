@@ -56,8 +56,10 @@ def report(args: Sequence[str]) -> int:
     """
     options = _parser().parse_args(args)
     folders = [Path(folder).expanduser() for folder in options.folders]
-    if options.wandb:
-        from lit_degrade.evidence import dashboards  # says in one line what it lacks, before anything is written
+    if options.wandb:  # says in one line what it lacks, before anything is written
+        from lit_degrade.evidence import dashboards
+
+        online = wandb_mode() == "online"
     designs = _designs(options.claims)
     rule = _rule(options)
     started = time.monotonic()
@@ -73,7 +75,7 @@ def report(args: Sequence[str]) -> int:
     print(f"{output / (HTML if options.html else REPORT)}  ({time.monotonic() - started:.1f} s)")
     if options.wandb:
         pictures = {c.section.design.experiment: [c.folder / f"{d.name}.png" for d in c.drawings] for c in made.chapters}
-        for place in dashboards.save_dashboards([c.section for c in made.chapters], pictures, output, wandb_mode() == "online"):
+        for place in dashboards.save_dashboards([c.section for c in made.chapters], pictures, output, online):
             print(place)
     return 0
 
@@ -93,10 +95,11 @@ def _check_claims(designs: Sequence[Design], runs: Runs) -> None:
                 f"{design.source}: claims about {design.experiment}, but no run of it was read. Read: {', '.join(read)}."
             )
         rows = runs.table[runs.table["experiment"] == design.experiment]
-        measured = [
-            name for name in rows.select_dtypes("number") if name not in runs.condition_names and rows[name].notna().any()
-        ]
+        rows = rows.dropna(axis=1, how="all")
+        measured = [name for name in rows.select_dtypes("number") if name not in runs.condition_names]
         for claim in design.claims:
+            for name in claim.mentioned - {*rows, *claim.despite}:
+                raise unknown(f"condition of claim {claim.name}", name, runs.condition_names)
             if claim.outcome not in measured:
                 raise unknown(f"outcome of claim {claim.name}", claim.outcome, map(str, measured))
 
@@ -149,7 +152,9 @@ def _overview(made: Report) -> list[str]:
         lines += [f"- Outlier filter: {made.rule}. What it took out is listed with each experiment."]
     if made.runs.defects:
         lines += ["", "## What was found beside good records", "", "| kind | what | where | detail |", "|---|---|---|---|"]
-        lines += [f"| {d.kind} | {DEFECTS[d.kind]} | {relative(d.where, made)} | {d.detail} |" for d in made.runs.defects]
+        lines += [
+            f"| {d.kind} | {DEFECTS[d.kind]} | {relative(d.where, made)} | {_escaped(d.detail)} |" for d in made.runs.defects
+        ]
     return [*lines, ""]
 
 
@@ -177,8 +182,12 @@ def _verdict_line(verdict: Verdict) -> str:
     n = " / ".join(str(len(arm.used)) for arm in verdict.arms)
     return (
         f"| {claim.says} ({claim.asks()}) | {verdict.where} | **{verdict.answer}** | {estimate_words(verdict)} | "
-        f"{number(verdict.p_holm)} / {number(verdict.p_against_holm)} | {n} | {'; '.join(verdict.why())} |"
+        f"{number(verdict.p_holm)} / {number(verdict.p_against_holm)} | {n} | {_escaped('; '.join(verdict.why()))} |"
     )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _table(rows: Sequence[Row]) -> list[str]:
@@ -225,7 +234,7 @@ def relative(where: str, made: Report) -> str:
 
 
 def _print(made: Report) -> None:
-    table = Table("experiment", *ANSWERS, "runs", "not counted", title="Verdicts")
+    table = Table("experiment", *ANSWERS, "runs", "not counted", box=None, pad_edge=False)
     for chapter in made.chapters:
         answers = Counter(verdict.answer for verdict in chapter.section.verdicts)
         counts = counted(chapter.section.groups)

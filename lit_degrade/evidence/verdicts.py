@@ -123,7 +123,10 @@ def judge(claims: Sequence[Claim], rows: pd.DataFrame, conditions: Sequence[str]
 def _in_every_stratum(claim: Claim, rows: pd.DataFrame, conditions: Sequence[str], seed: int) -> list[Verdict]:
     if claim.outcome not in rows:
         return [Verdict(claim, {}, (), reasons=[f"no run has the outcome '{claim.outcome}'"])]
-    sides = [claim.treatment] + ([claim.control] if claim.control is not None else [])
+    if claim.over and claim.over not in rows:
+        return [Verdict(claim, {}, (), reasons=[f"no run has '{claim.over}'"])]
+    levels = {claim.over: claim.order} if claim.over and claim.order else {}
+    sides = [claim.treatment | levels] + ([claim.control] if claim.control is not None else [])
     mine = pd.concat([select(rows, side) for side in sides]).drop_duplicates("run_id")
     if select(rows, claim.treatment).empty:
         return [Verdict(claim, {}, (), reasons=[f"no run with {label(claim.treatment)}"])]
@@ -132,9 +135,10 @@ def _in_every_stratum(claim: Claim, rows: pd.DataFrame, conditions: Sequence[str
         for name in varying(mine, conditions)
         if name not in claim.mentioned and not _follows(mine, name, claim.mentioned & set(conditions))
     ]
+    names = [label(claim.treatment), label(claim.control or {})][: len(sides)]
     verdicts = []
     for group in make_groups(mine, free, ""):
-        arms = tuple(_arm(label(side), select(group.rows, side), claim.outcome) for side in sides)
+        arms = tuple(_arm(name, select(group.rows, side), claim.outcome) for name, side in zip(names, sides, strict=True))
         if all(len(arm.rows) for arm in arms):
             rng = np.random.default_rng([seed, zlib.crc32(f"{claim.name} {group.label}".encode())])
             verdicts.append(_test(Verdict(claim, group.conditions, arms), conditions, rng))
@@ -175,6 +179,9 @@ def _difference(verdict: Verdict, rng: np.random.Generator) -> Verdict:
     claim, values = verdict.claim, [arm.values for arm in verdict.arms]
     if claim.test in ("paired", "sign_flip"):
         pairs = _pairs(verdict.arms)
+        alone = sum(len(arm.used) for arm in verdict.arms) - 2 * len(pairs)
+        if alone:
+            verdict.reasons.append(f"{alone} runs have no partner with the same seed")
         if len(pairs) < 2:
             verdict.reasons.append(f"{len(pairs)} seeds that both arms have: a paired test needs two")
             return verdict
@@ -235,7 +242,10 @@ def _equivalence(verdict: Verdict) -> Verdict:
 def _slope(verdict: Verdict) -> Verdict:
     """Change per decade of a number, one point per level."""
     claim, used = verdict.claim, verdict.arms[0].used
-    sizes = used[claim.over].to_numpy(dtype=float)
+    sizes = pd.to_numeric(used[claim.over], errors="coerce").to_numpy(dtype=float)
+    if not (sizes > 0).all():
+        verdict.reasons.append(f"{claim.over} is not a number above 0 for every run: there are no decades of it")
+        return verdict
     if len(np.unique(sizes)) < 3:
         verdict.reasons.append(f"{len(np.unique(sizes))} levels of {claim.over}: a slope with an interval needs three")
         return verdict
@@ -260,8 +270,11 @@ def _slope(verdict: Verdict) -> Verdict:
 def _order(verdict: Verdict) -> Verdict:
     """Values in the order of some levels."""
     claim, arm = verdict.claim, verdict.arms[0]
-    order = claim.order or sorted(arm.used[claim.over].unique())
+    order = claim.order or sorted(arm.used[claim.over].unique(), key=lambda level: (isinstance(level, str), level))
     groups = [arm.used[arm.used[claim.over] == level] for level in order]
+    empty = [str(level) for level, group in zip(order, groups, strict=True) if group.empty]
+    if empty:
+        verdict.reasons.append(f"no usable run with {claim.over} {', '.join(empty)}")
     groups = [group for group in groups if len(group)]
     if len(groups) < 3:
         verdict.reasons.append(f"{len(groups)} levels of {claim.over}: an order needs three")
@@ -273,6 +286,8 @@ def _order(verdict: Verdict) -> Verdict:
         if len(seeds) < 2:
             verdict.reasons.append(f"{len(seeds)} seeds that every level has: Page's test needs two")
             return verdict
+        if any(len(group) != len(seeds) for group in groups):
+            verdict.reasons.append("not every seed has every level: the others are left out")
         blocks = np.array([[_of_seed(group, seed, arm.outcome) for group in groups] for seed in sorted(seeds)])
         forth, back = (st.page(blocks, way).p for way in (claim.direction, _OTHER[claim.direction]))
     else:
@@ -309,6 +324,10 @@ def _objections(verdict: Verdict, conditions: Sequence[str]) -> list[str]:
             found.append(
                 f"all {len(arm.values)} runs of {arm.name} have the same outcome to the last digit: they are not independent"
             )
+    settings = ["seed", *(name for name in conditions if name in used and name != "seed")]
+    again = sum(int(arm.used.astype({name: str for name in settings}).duplicated(settings).sum()) for arm in verdict.arms)
+    if "seed" in used and again:
+        found.append(f"{again} runs repeat the seed and all settings of another: they are not independent")
     if claim.test not in ORDERED and len(verdict.arms) == 2:
         found += _confounded(verdict, used, conditions)
     return found
