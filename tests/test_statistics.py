@@ -79,7 +79,7 @@ def test_hedges_g_by_hand() -> None:
 
 
 def test_hedges_g_is_that_of_pingouin() -> None:
-    pingouin = pytest.importorskip("pingouin")
+    pingouin = pytest.importorskip("pingouin", reason="an independent implementation: pip install pingouin")
     assert s.hedges_g(A, B)[0] == pytest.approx(pingouin.compute_effsize(A, B, eftype="hedges"))
 
 
@@ -269,7 +269,7 @@ def test_equivalence_is_that_of_statsmodels(margin: float) -> None:
 
 
 def test_equivalence_is_that_of_pingouin() -> None:
-    pingouin = pytest.importorskip("pingouin")
+    pingouin = pytest.importorskip("pingouin", reason="an independent implementation: pip install pingouin")
     assert s.equivalence(A, 0.5, B).p == pytest.approx(
         pingouin.tost(A, B, bound=0.5, correction=True).iloc[0]["pval"], rel=1e-6
     )
@@ -320,7 +320,7 @@ def test_pairs_of_groups_are_those_of_tukey_and_of_games_and_howell() -> None:
 
 
 def test_pairs_of_groups_are_those_of_pingouin() -> None:
-    pingouin = pytest.importorskip("pingouin")
+    pingouin = pytest.importorskip("pingouin", reason="an independent implementation: pip install pingouin")
     frame = {"y": np.concatenate([A, B, EIGEN]), "g": np.repeat(["a", "b", "eigen"], [5, 7, 3])}
     expected = pingouin.pairwise_gameshowell(pytest.importorskip("pandas").DataFrame(frame), dv="y", between="g")["pval"]
     assert list(s.pairwise({"a": A, "b": B, "eigen": EIGEN}, False).values()) == pytest.approx(expected.to_list(), abs=1e-4)
