@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import yaml
 from made import config_of, damage, placebo, plan, read_json, record
 
 from lit_degrade.cli import main
-from lit_degrade.evidence.claims import load_designs, shipped_designs
+from lit_degrade.evidence.claims import TESTS, Claim, load_designs, shipped_designs
+from lit_degrade.evidence.runs import DEFECTS
 
 ROOT = Path(__file__).parent.parent
 
@@ -282,6 +284,16 @@ def test_claims_files_of_the_suite_load() -> None:
     }
     with pytest.raises(Exception, match="cannot be read"):
         load_designs(Path("nowhere.yaml"))
+
+
+def test_the_docs_know_every_key_and_their_example_loads(tmp_path: Path) -> None:
+    text = (ROOT / "docs/evidence.md").read_text()
+    path = tmp_path / "claims.yaml"
+    path.write_text(text.split("```yaml\n")[1].split("```")[0])
+    (design,) = load_designs(path)
+    assert (design.experiment, design.claims[0].test) == ("priority2", "equivalence")
+    for name in [*TESTS, *DEFECTS, *(item.name for item in fields(Claim) if item.name != "name")]:
+        assert re.search(rf"\b{name}\b", text), name
 
 
 def test_json_is_strict(made: Path) -> None:

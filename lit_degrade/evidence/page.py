@@ -9,9 +9,9 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lit_degrade import __version__
+from lit_degrade.evidence.chapters import ANSWERS, Chapter, Report, estimate_words, number, relative, totals_of
 from lit_degrade.evidence.claims import TESTS, Claim
 from lit_degrade.evidence.groups import Group
-from lit_degrade.evidence.report import ANSWERS, Chapter, Report, estimate_words, number, relative, totals_of
 from lit_degrade.evidence.runs import DEFECTS
 from lit_degrade.evidence.summaries import counted, filtered_runs
 from lit_degrade.evidence.verdicts import Verdict

@@ -1,52 +1,29 @@
 """The `report` verb: run records in, tables, figures, verdicts and pages out."""
 
 import argparse
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import NoReturn, get_args
 
 from rich.console import Console
 from rich.table import Table
 
 from lit_degrade.errors import UserError, unknown
+from lit_degrade.evidence.chapters import ANSWERS, Chapter, Report
 from lit_degrade.evidence.claims import Design, load_designs, shipped_designs
-from lit_degrade.evidence.figures import Drawing, draw
+from lit_degrade.evidence.figures import draw
 from lit_degrade.evidence.groups import FILTER_METRICS, FilterMethod, OutlierFilter
+from lit_degrade.evidence.markdown import markdown
 from lit_degrade.evidence.published import read_published
 from lit_degrade.evidence.runs import DEFECTS, REPORT, Runs, read_runs
-from lit_degrade.evidence.sections import Section, make_sections
-from lit_degrade.evidence.summaries import Row, counted, filtered_runs, write_summary
-from lit_degrade.evidence.verdicts import Answer, Verdict
+from lit_degrade.evidence.sections import make_sections
+from lit_degrade.evidence.summaries import counted, write_summary
 from lit_degrade.records.mode import wandb_mode
 
 LAYOUTS = ("records", "published")
-ANSWERS = get_args(Answer)
 HTML = "report.html"
-
-
-@dataclass(frozen=True)
-class Chapter:
-    """A section with what was written for it."""
-
-    section: Section
-    folder: Path
-    drawings: list[Drawing]
-    summary: list[Row] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Report:
-    """Everything that the pages are made from."""
-
-    runs: Runs
-    chapters: list[Chapter]
-    folders: list[Path]
-    output: Path
-    rule: OutlierFilter | None
 
 
 def report(args: Sequence[str]) -> int:
@@ -134,103 +111,6 @@ def _write(runs: Runs, designs: Sequence[Design], folders: list[Path], output: P
             f"Report '{output}' cannot be written: {error.strerror or error}. Choose another with --output."
         ) from error
     return made
-
-
-def markdown(made: Report) -> str:
-    """The report as Markdown."""
-    lines = ["# Report", "", *_overview(made)]
-    for chapter in made.chapters:
-        lines += _chapter(chapter, made)
-    return "\n".join(lines) + "\n"
-
-
-def _overview(made: Report) -> list[str]:
-    totals = totals_of(made)
-    lines = [f"Read: {', '.join(map(str, made.folders))}. " + ", ".join(f"{n} {name}" for name, n in totals.items()) + ".", ""]
-    lines += [f"- {note}" for note in made.runs.notes]
-    if made.rule:
-        lines += [f"- Outlier filter: {made.rule}. What it took out is listed with each experiment."]
-    if made.runs.defects:
-        lines += ["", "## What was found beside good records", "", "| kind | what | where | detail |", "|---|---|---|---|"]
-        lines += [
-            f"| {d.kind} | {DEFECTS[d.kind]} | {relative(d.where, made)} | {_escaped(d.detail)} |" for d in made.runs.defects
-        ]
-    return [*lines, ""]
-
-
-def _chapter(chapter: Chapter, made: Report) -> list[str]:
-    section = chapter.section
-    lines = [f"## {section.design.title}", "", section.design.question, ""]
-    lines += [", ".join(f"{n} {name}" for name, n in counted(section.groups).items()) + ".", ""]
-    lines += [f"- {caution}" for caution in section.cautions] + [""]
-    if section.verdicts:
-        lines += ["| claim | where | verdict | estimate [95 %] | p for / against | n | why |", "|---|---|---|---|---|---|---|"]
-        lines += [_verdict_line(verdict) for verdict in section.verdicts] + [""]
-    cautions = dict.fromkeys(caution for verdict in section.verdicts for caution in verdict.cautions)
-    lines += [f"- {caution}" for caution in cautions] + [""]
-    if filtered_runs(section):
-        lines += [f"Taken out by the filter: {', '.join(filtered_runs(section))}.", ""]
-    lines += [*_table(chapter.summary), ""]
-    for drawing in chapter.drawings:
-        path = (chapter.folder / f"{drawing.name}.png").relative_to(made.output)
-        lines += [f"![{drawing.name}]({path})", "", drawing.caption, ""]
-    return lines
-
-
-def _verdict_line(verdict: Verdict) -> str:
-    claim = verdict.claim
-    n = " / ".join(str(len(arm.used)) for arm in verdict.arms)
-    return (
-        f"| {claim.says} ({claim.asks()}) | {verdict.where} | **{verdict.answer}** | {estimate_words(verdict)} | "
-        f"{number(verdict.p_holm)} / {number(verdict.p_against_holm)} | {n} | {_escaped('; '.join(verdict.why()))} |"
-    )
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
-
-
-def _table(rows: Sequence[Row]) -> list[str]:
-    """Groups with counts and signed means; the CSV has the rest."""
-    shown = [name for name in dict.fromkeys(key for row in rows for key in row) if _is_shown(name)]
-    lines = ["| " + " | ".join(shown) + " |", "|" + "---|" * len(shown)]
-    return lines + ["| " + " | ".join(_cell(row.get(name)) for name in shown) + " |" for row in rows]
-
-
-def _is_shown(name: str) -> bool:
-    published = ("_pct", "num_runs", "_perplexity", "_rank")
-    return not name.endswith((*published, "_min", "_max", "_bca_low", "_bca_high", "_n", "_millions"))
-
-
-def _cell(value: Any) -> str:
-    return number(value) if isinstance(value, float) else "" if value is None else str(value)
-
-
-def number(value: float | None) -> str:
-    """Three significant digits; nothing for what is not there."""
-    return "" if value is None or math.isnan(value) else f"{value:.3g}"
-
-
-def estimate_words(verdict: Verdict) -> str:
-    """Estimate with its interval."""
-    if math.isnan(verdict.estimate):
-        return ""
-    if math.isnan(verdict.interval.low):
-        return number(verdict.estimate)
-    return f"{number(verdict.estimate)} [{number(verdict.interval.low)}, {number(verdict.interval.high)}]"
-
-
-def totals_of(made: Report) -> dict[str, int]:
-    """Counts over all sections."""
-    return counted([group for chapter in made.chapters for group in chapter.section.groups])
-
-
-def relative(where: str, made: Report) -> str:
-    """A path below the folders that were read, without what lies above them."""
-    for folder in made.folders:
-        if Path(where).resolve().is_relative_to(folder.resolve()):
-            return str(Path(folder.name) / Path(where).resolve().relative_to(folder.resolve()))
-    return where
 
 
 def _print(made: Report) -> None:

@@ -11,8 +11,9 @@ import pandas as pd
 from scipy import stats
 
 from lit_degrade.evidence import statistics as st
+from lit_degrade.evidence.arms import Arm, Values, objections
 from lit_degrade.evidence.claims import ORDERED, Claim
-from lit_degrade.evidence.groups import label, make_groups, select, usable, varying
+from lit_degrade.evidence.groups import label, make_groups, select, varying
 from lit_degrade.evidence.scaling import size_slope
 from lit_degrade.evidence.sizes import size_warnings
 from lit_degrade.records.conditions import Fact
@@ -21,38 +22,12 @@ Answer = Literal["supported", "contradicted", "inconclusive", "not tested"]
 ALPHA = 0.05
 """Family-wise; p-values of directed claims are doubled, so that they agree with 95 % intervals."""
 NOWHERE = st.Interval(math.nan, math.nan)
-CONFOUNDERS = ("optimizer_used",)
-"""Facts of the records that must not differ between two arms, beside the conditions that do not differ by themselves."""
-SAME_PROBE = {
-    "probe_text": "probe text",
-    "probe_tokens": "number of probe tokens",
-    "rank_tokens": "number of rank tokens",
-}
 MEASURED_AS = {
     "welch": "Welch t", "permutation": "permutation", "paired": "paired t", "sign_flip": "sign flip",
     "one_sample": "one-sample t", "jonckheere": "Jonckheere-Terpstra",
 }  # fmt: skip
 """Tests of claims -> their names in `sizes`."""
 _OTHER: dict[str, Literal["greater", "less"]] = {"greater": "less", "less": "greater"}
-
-Values = np.ndarray[Any, Any]
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Runs on one side of a claim."""
-
-    name: str
-    rows: pd.DataFrame
-    """all that were asked for"""
-    used: pd.DataFrame
-    """those with a finite outcome"""
-    outcome: str
-
-    @property
-    def values(self) -> Values:
-        """The outcome of the runs that are used, (n,)."""
-        return self.used[self.outcome].to_numpy(dtype=float)
 
 
 @dataclass(frozen=True)
@@ -70,9 +45,9 @@ class Verdict:
     g: float = math.nan
     g_interval: st.Interval = NOWHERE
     p: float = math.nan
-    """that chance alone speaks for the claim this much"""
+    """of runs that speak for the claim at least this much, if there is no effect"""
     p_against: float = math.nan
-    """that chance alone speaks against it this much"""
+    """of runs that speak against it at least this much, if the effect is the margin"""
     p_exact: float = math.nan
     """exact permutation test of the difference, to compare with"""
     p_holm: float = math.nan
@@ -91,7 +66,7 @@ class Verdict:
         notes = list(self.reasons)
         if self.answer == "inconclusive" and not self.reasons:
             power = f"; {self.runs_needed} runs a group would have 80 % power" if self.runs_needed else ""
-            notes.append(f"these runs neither show an effect of at least the margin nor exclude one{power}")
+            notes.append(f"these runs are too few, or too scattered, to decide{power}")
         if self.answer == "contradicted" and self.p_holm <= ALPHA:
             notes.append("there is an effect in this direction, but it is smaller than the margin")
         return notes
@@ -138,7 +113,7 @@ def _in_every_stratum(claim: Claim, rows: pd.DataFrame, conditions: Sequence[str
     names = [label(claim.treatment), label(claim.control or {})][: len(sides)]
     verdicts = []
     for group in make_groups(mine, free, ""):
-        arms = tuple(_arm(name, select(group.rows, side), claim.outcome) for name, side in zip(names, sides, strict=True))
+        arms = tuple(Arm(name, select(group.rows, side), claim.outcome) for name, side in zip(names, sides, strict=True))
         if all(len(arm.rows) for arm in arms):
             rng = np.random.default_rng([seed, zlib.crc32(f"{claim.name} {group.label}".encode())])
             verdicts.append(_test(Verdict(claim, group.conditions, arms), conditions, rng))
@@ -153,13 +128,9 @@ def _follows(rows: pd.DataFrame, name: str, mentioned: set[str]) -> bool:
     return bool(known) and bool((rows[[*known, name]].astype(str).groupby(known)[name].nunique() <= 1).all())
 
 
-def _arm(name: str, rows: pd.DataFrame, outcome: str) -> Arm:
-    return Arm(name, rows, usable(rows, outcome), outcome)
-
-
 def _test(verdict: Verdict, conditions: Sequence[str], rng: np.random.Generator) -> Verdict:
     """Add estimate, interval and p-values, unless there is too little to test."""
-    verdict.reasons.extend(_objections(verdict, conditions))
+    verdict.reasons.extend(objections(verdict.claim, verdict.arms, conditions))
     few = [arm for arm in verdict.arms if len(arm.used) < 2]
     if few:
         verdict.reasons.append(f"{len(few[0].used)} usable runs of {few[0].name}: a test needs two")
@@ -306,48 +277,6 @@ def _pairs(arms: Sequence[Arm]) -> Values:
     a, b = (arm.used.groupby("seed")[arm.outcome].mean() for arm in arms)
     shared = a.index.intersection(b.index)
     return (a[shared] - b[shared]).to_numpy(dtype=float)
-
-
-def _objections(verdict: Verdict, conditions: Sequence[str]) -> list[str]:
-    """What keeps these runs from deciding the claim, whatever their numbers are."""
-    claim, found = verdict.claim, []
-    lost = [state for arm in verdict.arms for state in _lost(arm)]
-    if lost:
-        asked = sum(len(arm.rows) - int(arm.rows["filtered"].sum()) for arm in verdict.arms)
-        found.append(f"{len(lost)} of {asked} runs have no finite outcome ({', '.join(dict.fromkeys(lost))})")
-    used = pd.concat([arm.used for arm in verdict.arms])
-    for column, words in SAME_PROBE.items():
-        if column in used and used[column].dropna().nunique() > 1 and (column != "rank_tokens" or "rank" in claim.outcome):
-            found.append(f"the {words} is not the same for all runs")
-    for arm in verdict.arms:
-        if len(arm.values) > 1 and len(set(arm.values)) == 1 and not float(arm.values[0]).is_integer():
-            found.append(
-                f"all {len(arm.values)} runs of {arm.name} have the same outcome to the last digit: they are not independent"
-            )
-    settings = ["seed", *(name for name in conditions if name in used and name != "seed")]
-    again = sum(int(arm.used.astype({name: str for name in settings}).duplicated(settings).sum()) for arm in verdict.arms)
-    if "seed" in used and again:
-        found.append(f"{again} runs repeat the seed and all settings of another: they are not independent")
-    if claim.test not in ORDERED and len(verdict.arms) == 2:
-        found += _confounded(verdict, used, conditions)
-    return found
-
-
-def _lost(arm: Arm) -> list[str]:
-    rest = arm.rows[~arm.rows["filtered"] & ~arm.rows["run_id"].isin(arm.used["run_id"])]
-    return ["not finite" if state == "done" else state for state in rest["state"]]
-
-
-def _confounded(verdict: Verdict, used: pd.DataFrame, conditions: Sequence[str]) -> list[str]:
-    """Settings that differ between the arms though the claim is not about them."""
-    covered = verdict.claim.mentioned | ({"optimizer_used"} if "optimizer" in verdict.claim.mentioned else set())
-    names = [*varying(used, conditions), *(name for name in CONFOUNDERS if name in used)]
-    found = []
-    for name in dict.fromkeys(name for name in names if name not in covered):
-        sides = [" or ".join(sorted({str(value) for value in arm.used[name].dropna()})) for arm in verdict.arms]
-        if sides[0] != sides[1]:
-            found.append(f"the arms also differ in {name}: {sides[0]} against {sides[1]}")
-    return found
 
 
 def _decide(verdict: Verdict) -> Verdict:

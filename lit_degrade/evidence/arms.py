@@ -1,0 +1,83 @@
+"""The runs on either side of a claim, and what keeps them from deciding it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lit_degrade.evidence.claims import ORDERED, Claim
+from lit_degrade.evidence.groups import usable, varying
+
+Values = np.ndarray[Any, Any]
+CONFOUNDERS = ("optimizer_used",)
+"""Facts of the records that must not differ between two arms, beside the conditions that do not differ by themselves."""
+SAME_PROBE = {
+    "probe_text": "probe text",
+    "probe_tokens": "number of probe tokens",
+    "rank_tokens": "number of rank tokens",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs on one side of a claim."""
+
+    name: str
+    rows: pd.DataFrame
+    """all that were asked for"""
+    outcome: str
+
+    @cached_property
+    def used(self) -> pd.DataFrame:
+        """Those that are done, not filtered, and have a finite outcome."""
+        return usable(self.rows, self.outcome)
+
+    @property
+    def values(self) -> Values:
+        """The outcome of the runs that are used, (n,)."""
+        return self.used[self.outcome].to_numpy(dtype=float)
+
+
+def objections(claim: Claim, arms: Sequence[Arm], conditions: Sequence[str]) -> list[str]:
+    """What keeps these runs from deciding the claim, whatever their numbers are."""
+    found = []
+    lost = [state for arm in arms for state in _lost(arm)]
+    if lost:
+        asked = sum(len(arm.rows) - int(arm.rows["filtered"].sum()) for arm in arms)
+        found.append(f"{len(lost)} of {asked} runs have no finite outcome ({', '.join(dict.fromkeys(lost))})")
+    used = pd.concat([arm.used for arm in arms])
+    for column, words in SAME_PROBE.items():
+        if column in used and used[column].dropna().nunique() > 1 and (column != "rank_tokens" or "rank" in claim.outcome):
+            found.append(f"the {words} is not the same for all runs")
+    for arm in arms:
+        if len(arm.values) > 1 and len(set(arm.values)) == 1 and not float(arm.values[0]).is_integer():
+            found.append(
+                f"all {len(arm.values)} runs of {arm.name} have the same outcome to the last digit: they are not independent"
+            )
+    settings = ["seed", *(name for name in conditions if name in used and name != "seed")]
+    again = sum(int(arm.used.astype({name: str for name in settings}).duplicated(settings).sum()) for arm in arms)
+    if "seed" in used and again:
+        found.append(f"{again} runs repeat the seed and all settings of another: they are not independent")
+    if claim.test not in ORDERED and len(arms) == 2:
+        found += _confounded(claim, arms, used, conditions)
+    return found
+
+
+def _lost(arm: Arm) -> list[str]:
+    rest = arm.rows[~arm.rows["filtered"] & ~arm.rows["run_id"].isin(arm.used["run_id"])]
+    return ["not finite" if state == "done" else state for state in rest["state"]]
+
+
+def _confounded(claim: Claim, arms: Sequence[Arm], used: pd.DataFrame, conditions: Sequence[str]) -> list[str]:
+    """Settings that differ between the arms though the claim is not about them."""
+    covered = claim.mentioned | ({"optimizer_used"} if "optimizer" in claim.mentioned else set())
+    names = [*varying(used, conditions), *(name for name in CONFOUNDERS if name in used)]
+    found = []
+    for name in dict.fromkeys(name for name in names if name not in covered):
+        sides = [" or ".join(sorted({str(value) for value in arm.used[name].dropna()})) for arm in arms]
+        if sides[0] != sides[1]:
+            found.append(f"the arms also differ in {name}: {sides[0]} against {sides[1]}")
+    return found
