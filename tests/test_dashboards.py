@@ -15,13 +15,14 @@ from loopback import Client, LoopbackServer
 from PIL import Image
 
 from lit_degrade.errors import UserError
-from lit_degrade.evidence import dashboards
+from lit_degrade.evidence import wandb_report
 from lit_degrade.evidence.claims import shipped_designs
-from lit_degrade.evidence.dashboards import SPEC, build_report, config_key, save_dashboards, spec_of
+from lit_degrade.evidence.dashboards import SPEC, save_dashboards, spec_of
 from lit_degrade.evidence.groups import OutlierFilter
 from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section, make_sections
-from lit_degrade.records.conditions import conditions
+from lit_degrade.evidence.wandb_report import build_report
+from lit_degrade.records.conditions import conditions, config_key
 
 KEY = "0123456789" * 4
 
@@ -83,7 +84,7 @@ def test_a_report_has_question_verdicts_runs_and_figures(section: Section, pictu
     assert "6 asked, 6 done, 0 diverged" in texts(spec)
     assert "**not tested**\n\n- no run has the outcome 'null_energy'" in texts(spec)
     (verdict,) = [v for v in section.verdicts if v.claim.name == "eigen_prion_exceeds_random_tokens"]
-    words = dashboards.verdict_words(verdict)
+    words = wandb_report.verdict_words(verdict)
     assert words in texts(spec)
     assert words.startswith(f"**{verdict.answer}**\n\n- estimate [95 %]: 0.")
     assert "- runs used: eigen_prion 3 of 3, random_tokens 3 of 3" in words
@@ -203,7 +204,8 @@ def test_what_cannot_work_is_one_line(section: Section, tmp_path: Path, monkeypa
     with pytest.raises(UserError, match="cannot be written: File exists"):
         save_dashboards([section], {}, tmp_path, online=False)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
-    monkeypatch.delitem(sys.modules, "lit_degrade.evidence.dashboards")
+    for name in ("dashboards", "wandb_report"):
+        monkeypatch.delitem(sys.modules, f"lit_degrade.evidence.{name}")
     with pytest.raises(UserError, match=r"pip install 'lit_degrade\[reports\]'"):
         importlib.import_module("lit_degrade.evidence.dashboards")
 

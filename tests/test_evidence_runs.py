@@ -112,6 +112,15 @@ def test_overlapping_folders_and_own_reports_count_once(tmp_path: Path) -> None:
     assert runs.defects == []
 
 
+def test_links_to_folders_are_followed_and_loops_end(tmp_path: Path) -> None:
+    record(tmp_path / "elsewhere", stimulus="eigen_prion", summary=damage(0.2, 0.01))
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "priority2").symlink_to(tmp_path / "elsewhere" / "priority2")
+    (tmp_path / "results" / "loop").symlink_to(tmp_path / "results")
+    runs = read_runs([tmp_path / "results"])
+    assert len(runs.table) == 1
+
+
 def test_nothing_to_read_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         read_runs([tmp_path / "nowhere"])

@@ -150,6 +150,8 @@ def test_names_tell_the_priority_where_folders_do_not(tmp_path: Path) -> None:
         (lambda path: (path / "metrics.jsonl").write_text("{"), "Expecting"),
         (lambda path: (path / "metrics.jsonl").write_text('{"baseline_perplexity": 1}'), "no value 'baseline_effective_rank'"),
         (lambda path: (path / "config.json").unlink(), "No such file"),
+        (lambda path: (path / "config.json").write_text("[]"), "indices must be integers"),
+        (lambda path: (path / "metrics.jsonl").write_text("[1]"), "has no attribute"),
         (lambda path: path.rename(path.with_name("mine")), "is not pythia_SIZE"),
     ],
 )
@@ -169,6 +171,21 @@ def test_an_aggregate_that_disagrees_is_named(tmp_path: Path) -> None:
         csv.writer(file).writerows([["run", "rank_reduction_pct"], ["1", "4.17"]])
     (defect,) = read_published([tmp_path]).defects
     assert defect.detail == "runs 1 differ from their folders"
+
+
+@pytest.mark.parametrize("text", ["", "run,rank_reduction_pct\none,4", "run\n1", "\x00"])
+def test_a_broken_aggregate_is_named(tmp_path: Path, text: str) -> None:
+    published_run(tmp_path, "pythia_70m_pythia-70m_run01_fp16")
+    (tmp_path / "aggregate_summary_pythia_70m_pythia-70m_fp16.csv").write_text(text)
+    (defect,) = read_published([tmp_path]).defects
+    assert defect.kind in ("corrupt", "disagreement")
+
+
+def test_aggregates_of_other_precisions_are_matched(tmp_path: Path) -> None:
+    published_run(tmp_path, "pythia_1b_pythia-1b_run01_8bit")
+    path = tmp_path / "aggregate_summary_pythia_1b_pythia-1b_8bit.csv"
+    path.write_text("run,rank_reduction_pct\n1,-4.17\n")
+    assert read_published([tmp_path]).defects == []
 
 
 def test_no_published_run_is_one_line(tmp_path: Path) -> None:

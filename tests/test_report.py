@@ -15,6 +15,7 @@ import yaml
 from made import config_of, damage, placebo, plan, read_json, record
 
 from lit_degrade.cli import main
+from lit_degrade.errors import UserError
 from lit_degrade.evidence.claims import TESTS, Claim, load_designs, shipped_designs
 from lit_degrade.evidence.runs import DEFECTS
 
@@ -282,7 +283,7 @@ def test_claims_files_of_the_suite_load() -> None:
         "healing",
         "audit",
     }
-    with pytest.raises(Exception, match="cannot be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         load_designs(Path("nowhere.yaml"))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from itertools import combinations, pairwise, permutations, product
+from itertools import combinations, product
 
 import numpy as np
 import pytest
@@ -10,11 +10,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import integrate, stats
-from statsmodels.stats import power as sm_power
 from statsmodels.stats import weightstats
 from statsmodels.stats.multicomp import pairwise_tukeyhsd
 from statsmodels.stats.multitest import multipletests
 
+from lit_degrade.evidence import orders
 from lit_degrade.evidence import sizes as measured
 from lit_degrade.evidence import statistics as s
 
@@ -190,7 +190,7 @@ def test_what_is_not_a_list_of_finite_runs_is_refused(values: list) -> None:
         s.t_interval,
         lambda x: s.welch(A, x, "less"),
         lambda x: s.anova([A, x], True),
-        lambda x: s.jonckheere([x, A], "less"),
+        lambda x: orders.jonckheere([x, A], "less"),
     ):
         with pytest.raises(ValueError, match="one per run"):
             call(values)
@@ -348,142 +348,6 @@ def test_holm_on_a_fixed_vector() -> None:
     assert len(s.holm([])) == 0
 
 
-# Trends
-
-
-def concordant(groups: list[np.ndarray]) -> float:
-    return sum(float(y > x) + 0.5 * float(y == x) for g, h in combinations(groups, 2) for x in g for y in h)
-
-
-@pytest.mark.parametrize("sizes", [(2, 2), (1, 3), (2, 2, 2), (1, 3, 2), (2, 1, 1, 3)])
-def test_jonckheere_counts_every_arrangement(sizes: tuple[int, ...]) -> None:
-    cuts = np.cumsum(sizes)[:-1]
-    values = np.arange(float(sum(sizes)))
-    null = np.array([concordant(np.split(np.array(order), cuts)) for order in permutations(values)])
-    for seed in range(3):
-        groups = np.split(np.random.default_rng(seed).permutation(values), cuts)
-        for direction in DIRECTIONS:
-            found = s.jonckheere(groups, direction)
-            assert found.statistic == concordant(groups)
-            assert found.p == pytest.approx(tails(null, found.statistic)[direction])
-            assert found.smallest_p == pytest.approx(
-                min(1.0, (2 if direction == "different" else 1) * (null == null.max()).mean())
-            )
-
-
-@pytest.mark.parametrize("direction", DIRECTIONS)
-def test_jonckheere_of_two_groups_is_mann_whitneys_test(direction: s.Direction) -> None:
-    alternative = {"greater": "greater", "less": "less", "different": "two-sided"}[direction]
-    for seed, sizes in enumerate([(3, 3), (5, 8), (20, 25)]):
-        x, y = np.split(np.random.default_rng(seed).normal(size=sum(sizes)), [sizes[0]])
-        expected = stats.mannwhitneyu(y, x, alternative=alternative, method="exact")
-        found = s.jonckheere([x, y], direction)
-        assert (found.statistic, found.p) == pytest.approx((expected.statistic, expected.pvalue))
-
-
-def test_jonckheeres_statistic_is_kendalls() -> None:
-    groups = [A, B, EIGEN]
-    pairs = len(A) * len(B) + len(A) * len(EIGEN) + len(B) * len(EIGEN)
-    order, values = np.repeat([0, 1, 2], [5, 7, 3]), np.concatenate(groups)
-    total, distinct = math.comb(15, 2), math.comb(15, 2) - math.comb(5, 2) - math.comb(7, 2) - math.comb(3, 2)
-    kendall = stats.kendalltau(order, values).statistic * math.sqrt(total * distinct)
-    assert 2 * s.jonckheere(groups, "less").statistic - pairs == pytest.approx(kendall)
-
-
-def tied_normal_p(groups: list[np.ndarray]) -> float:
-    """P(J >= seen) by the normal distribution, its variance under ties term by term (Hollander and Wolfe, section 6.2)."""
-    n = np.array([len(g) for g in groups])
-    t = np.unique(np.concatenate(groups), return_counts=True)[1]
-    N = n.sum()
-    variance = (N * (N - 1) * (2 * N + 5) - (n * (n - 1) * (2 * n + 5)).sum() - (t * (t - 1) * (2 * t + 5)).sum()) / 72
-    variance += (n * (n - 1) * (n - 2)).sum() * (t * (t - 1) * (t - 2)).sum() / (36 * N * (N - 1) * (N - 2))
-    variance += (n * (n - 1)).sum() * (t * (t - 1)).sum() / (8 * N * (N - 1))
-    return stats.norm.sf((concordant(groups) - (N**2 - (n**2).sum()) / 4) / math.sqrt(variance))
-
-
-def test_jonckheere_with_ties_is_normal_with_the_variance_under_ties() -> None:
-    groups = [np.array([1.0, 2, 2, 4]), np.array([2.0, 3, 5]), np.array([3.0, 3, 6, 5, 4])]
-    assert s.jonckheere(groups, "greater").p == pytest.approx(tied_normal_p(groups))
-    assert s.jonckheere([CONSTANT, CONSTANT], "greater").p == 1.0
-    apart = [np.zeros(3), np.ones(3)]
-    assert s.jonckheere(apart, "greater").p == pytest.approx(1 / 20), "not below the smallest exact p"
-
-
-def test_jonckheere_of_many_runs_is_nearly_exact() -> None:
-    small, large = (list(np.random.default_rng(1).normal(size=(4, n)) + 0.15 * np.arange(4)[:, None]) for n in (25, 26))
-    assert s.jonckheere(small, "greater").p == pytest.approx(tied_normal_p(small), rel=0.02)
-    assert s.jonckheere(large, "greater").p == pytest.approx(tied_normal_p(large))
-
-
-def test_counts_of_four_groups_of_ten_are_whole_symmetric_and_complete() -> None:
-    counts = s._concordant_counts((10, 10, 10, 10))
-    assert sum(counts) == math.factorial(40) // math.factorial(10) ** 4
-    assert counts == counts[::-1]
-    assert counts[:3] == [1, 3, 9]
-
-
-def test_page_counts_every_order_within_blocks() -> None:
-    blocks = np.array([[0.1, 0.4, 0.3], [0.2, 0.5, 0.9], [1.0, 0.8, 1.4]])
-    ranks = [np.array(order) for order in permutations((1, 2, 3))]
-    null = np.array([sum(r @ np.arange(1, 4) for r in choice) for choice in product(ranks, repeat=3)], dtype=float)
-    seen = float(stats.rankdata(blocks, axis=1).sum(0) @ np.arange(1, 4))
-    for direction in DIRECTIONS:
-        found = s.page(blocks, direction)
-        assert found.statistic == seen
-        assert found.p == pytest.approx(tails(null, seen)[direction])
-        assert found.smallest_p == pytest.approx((2 if direction == "different" else 1) / 216)
-
-
-# Power
-
-
-@pytest.mark.parametrize(
-    ("n", "d", "power"),
-    [(3, 1, 0.16), (3, 2, 0.46), (3, 3, 0.78), (5, 1, 0.29), (5, 2, 0.79), (5, 3, 0.985), (10, 1, 0.56), (10, 2, 0.99)],
-)
-def test_power_of_few_runs(n: int, d: float, power: float) -> None:
-    assert s.power_at(d * 0.2, 0.2, n) == pytest.approx(power, abs=0.005)
-    assert s.power_at(-d, 1.0, n) == pytest.approx(s.power_at(d, 1.0, n))
-
-
-@pytest.mark.parametrize("two_sided", [True, False])
-def test_power_is_that_of_statsmodels_and_of_simulation(two_sided: bool) -> None:
-    alternative = "two-sided" if two_sided else "larger"
-    assert s.power_at(1.2, 1.0, 6, 0.01, two_sided) == pytest.approx(
-        sm_power.tt_ind_solve_power(1.2, 6, 0.01, alternative=alternative)
-    )
-    x, y = np.random.default_rng(0).normal(size=(2, 20_000, 6))
-    p = stats.ttest_ind(x + 1.2, y, axis=1, alternative="two-sided" if two_sided else "greater").pvalue
-    assert s.power_at(1.2, 1.0, 6, two_sided=two_sided) == pytest.approx((p <= 0.05).mean(), abs=0.01)
-
-
-def test_power_rises_with_effect_and_runs_and_is_a_share() -> None:
-    for n in (2, 10, 30, 1000):
-        powers = [s.power_at(d, 1.0, n) for d in (0.0, 0.1, 0.5, 0.75, 1.5, 2.5, 17.5, 1e6)]
-        assert powers[0] == pytest.approx(0.05)
-        assert all(a <= b + 1e-9 for a, b in pairwise(powers))
-        assert powers[-1] == pytest.approx(1.0)
-
-
-@pytest.mark.parametrize(("effect", "runs"), [(1.0, 17), (-0.5, 64), (3.0, 4), (50.0, 2), (0.01, 156_979)])
-def test_runs_for_power_are_the_fewest(effect: float, runs: int) -> None:
-    assert s.runs_for_power(effect, 1.0) == runs
-    assert s.power_at(effect, 1.0, runs) >= 0.8
-    assert runs == 2 or s.power_at(effect, 1.0, runs - 1) < 0.8
-
-
-def test_runs_for_power_agree_with_statsmodels() -> None:
-    expected = sm_power.tt_ind_solve_power(0.9, power=0.9, alpha=0.01, alternative="larger")
-    one_arm = sm_power.TTestPower().solve_power(0.9, alpha=0.01, power=0.9, alternative="larger")
-    assert s.runs_for_power(1.8, 2.0, power=0.9, alpha=0.01, two_sided=False, arms=1) == math.ceil(one_arm)
-    assert s.runs_for_power(1.8, 2.0, power=0.9, alpha=0.01, two_sided=False) == math.ceil(expected)
-
-
-@pytest.mark.parametrize(("effect", "sd"), [(0.0, 1.0), (1.0, math.nan), (1.0, 0.0), (math.nan, 1.0), (1e-9, 1.0)])
-def test_no_runs_are_planned_for_nothing(effect: float, sd: float) -> None:
-    assert s.runs_for_power(effect, sd) is None
-
-
 # What simulations found
 
 
@@ -520,7 +384,7 @@ def test_changing_every_sign_changes_the_sign_of_what_is_found(a: np.ndarray, b:
     assume(np.ptp(a) > 0 or np.ptp(b) > 0)
     for name in ("greater", "less"):
         opposite: s.Direction = "less" if name == "greater" else "greater"
-        for test in (s.welch, lambda x, y, d: s.permutation(x, y, d, rng()), lambda x, y, d: s.jonckheere([y, x], d)):
+        for test in (s.welch, lambda x, y, d: s.permutation(x, y, d, rng()), lambda x, y, d: orders.jonckheere([y, x], d)):
             assert test(a, b, name).p == pytest.approx(test(-a, -b, opposite).p, abs=1e-9)
     assert s.welch(-a, -b, "different").statistic == pytest.approx(-s.welch(a, b, "different").statistic)
     assert s.hedges_g(-a, -b)[0] == pytest.approx(-s.hedges_g(a, b)[0])
@@ -538,7 +402,7 @@ def test_units_and_origin_do_not_matter(a: np.ndarray, b: np.ndarray, unit: floa
     x, y = unit * a + origin, unit * b + origin
     assert s.welch(x, y, "greater", unit).p == pytest.approx(s.welch(a, b, "greater", 1.0).p, abs=1e-6)
     assert s.permutation(x, y, "less", rng(), unit).p == pytest.approx(s.permutation(a, b, "less", rng(), 1.0).p)
-    assert s.jonckheere([x, y], "greater").p == pytest.approx(s.jonckheere([a, b], "greater").p)
+    assert orders.jonckheere([x, y], "greater").p == pytest.approx(orders.jonckheere([a, b], "greater").p)
     assert s.equivalence(x, unit, y).p == pytest.approx(s.equivalence(a, 1.0, b).p, abs=1e-6)
     assert s.hedges_g(x, y)[0] == pytest.approx(s.hedges_g(a, b)[0], rel=1e-6, abs=1e-9)
     assert s.anova([x, y], True).p == pytest.approx(s.anova([a, b], True).p, abs=1e-6)
@@ -558,7 +422,7 @@ def test_no_p_is_nan(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> None:
     tests = [test for direction in DIRECTIONS for test in (s.welch(a, b, direction), s.one_sample(a, direction, b[0]))]
     tests += [s.student(a, b), s.equivalence(a, 1.0, b), s.equivalence(a, 1.0), s.permutation(a, b, "different", rng())]
     tests += [s.anova([a, b, c], equal) for equal in (True, False)]
-    tests += [s.jonckheere([a, b, c], "greater"), s.paired(a[:3], b[:3], "less"), s.sign_flip(a, "different", rng())]
+    tests += [orders.jonckheere([a, b, c], "greater"), s.paired(a[:3], b[:3], "less"), s.sign_flip(a, "different", rng())]
     ps = [test.p for test in tests]
     for equal in (True, False):
         ps += s.pairwise({"a": a, "b": b, "c": c}, equal).values()

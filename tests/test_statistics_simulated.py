@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lit_degrade.evidence import statistics
+from lit_degrade.evidence import orders, statistics
 from lit_degrade.evidence.sizes import MEASURED_COVERAGE, MEASURED_SIZE
 
 DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
@@ -67,7 +67,7 @@ def tost_ps(x: np.ndarray, y: np.ndarray | None) -> np.ndarray:
 
 
 def jonckheere_ps(groups: Sequence[np.ndarray]) -> np.ndarray:
-    counts = np.array(statistics._concordant_counts(tuple(g.shape[1] for g in groups)), dtype=float)
+    counts = np.array(orders._concordant_counts(tuple(g.shape[1] for g in groups)), dtype=float)
     j = sum((b[:, :, None] > a[:, None, :]).sum((1, 2)) for a, b in combinations(groups, 2))
     return (counts[::-1].cumsum()[::-1] / counts.sum())[j]
 
@@ -87,7 +87,7 @@ TESTS: dict[str, tuple[int, Callable[..., np.ndarray], Callable[..., statistics.
     "Welch TOST": (2, lambda x, y: tost_ps(x + 1, y), lambda x, y, _: statistics.equivalence(x + 1, 1.0, y)),
     "ANOVA": (3, lambda *g: anova_ps(g, True), lambda x, y, z, _: statistics.anova([x, y, z], True)),
     "Welch ANOVA": (3, lambda *g: anova_ps(g, False), lambda x, y, z, _: statistics.anova([x, y, z], False)),
-    "Jonckheere-Terpstra": (3, lambda *g: jonckheere_ps(g), lambda x, y, z, _: statistics.jonckheere([x, y, z], "greater")),
+    "Jonckheere-Terpstra": (3, lambda *g: jonckheere_ps(g), lambda x, y, z, _: orders.jonckheere([x, y, z], "greater")),
 }
 """Arms, p of every row of a simulation, and the function under test for one row."""
 

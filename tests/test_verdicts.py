@@ -267,6 +267,15 @@ def test_three_runs_an_arm_cannot_pass_an_exact_test() -> None:
     assert any("permutation" in caution for caution in found.cautions)
 
 
+def test_a_condition_may_have_alternatives() -> None:
+    frame = rows({"eigen_prion": HIGH, "random_tokens": LOW, "random_text": LOW})
+    frame["damage"] += np.arange(len(frame)) * 1e-4
+    both = claim(control={"stimulus": ["random_tokens", "random_text"]})
+    found = only(judge([both], frame, CONDITIONS))
+    assert (found.answer, found.arms[1].name, len(found.arms[1].used)) == ("supported", "random_tokens or random_text", 10)
+    assert "random_tokens or random_text" in both.asks()
+
+
 def test_null_data_seldom_support_anything() -> None:
     """The whole chain keeps its family-wise error: four claims on 400 experiments without any effect."""
     rng = np.random.default_rng(1)

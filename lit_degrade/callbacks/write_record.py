@@ -3,7 +3,8 @@
 import lightning.pytorch as pl
 
 from lit_degrade.errors import Diverged
-from lit_degrade.records.run_record import ExitState, RunRecord
+from lit_degrade.records.conditions import ExitState
+from lit_degrade.records.run_record import RunRecord
 from lit_degrade.records.tracking import finish_wandb
 
 

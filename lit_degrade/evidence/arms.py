@@ -3,15 +3,13 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from lit_degrade.evidence.claims import ORDERED, Claim
 from lit_degrade.evidence.groups import usable, varying
+from lit_degrade.evidence.statistics import Values
 
-Values = np.ndarray[Any, Any]
 CONFOUNDERS = ("optimizer_used",)
 """Facts of the records that must not differ between two arms, beside the conditions that do not differ by themselves."""
 SAME_PROBE = {

@@ -1,13 +1,13 @@
 """Claims as data: what is compared, by which measure and test, and how much would matter. The suite's own, and the user's."""
 
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from lit_degrade.errors import UserError, unknown
+from lit_degrade.evidence.groups import label
+from lit_degrade.inputs import read_yaml
 
 Direction = Literal["greater", "less"]
 TESTS: dict[str, str] = {
@@ -69,16 +69,16 @@ class Claim:
 
     def asks(self) -> str:
         """What is tested, in words."""
-        about = _words(self.treatment)
+        about = label(self.treatment)
         margin = f" by at least {self.margin:g}" if self.margin else ""
         if self.test == "equivalence":
-            other = _words(self.control) if self.control else f"{self.value:g}"
+            other = label(self.control) if self.control else f"{self.value:g}"
             return f"{self.outcome} of {about} within {self.margin:g} of {other}"
         if self.test in ORDERED:
             rises = "rises" if self.direction == "greater" else "falls"
             decade = f"{margin} per decade" if self.test == "slope" else ""
             return f"{self.outcome} of {about} {rises} with {self.over}{decade}"
-        other = f"that of {_words(self.control)}" if self.control else f"{self.value:g}"
+        other = f"that of {label(self.control)}" if self.control else f"{self.value:g}"
         return f"{self.outcome} of {about} {_MEANS[self.direction]} {other}{margin}"
 
 
@@ -112,12 +112,7 @@ def load_designs(path: Path) -> list[Design]:
 
     Raises: UserError in one line, naming what is wrong.
     """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Claims file '{path}' cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"Claims file '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    found = read_yaml(path, "Claims file")
     if not isinstance(found, dict) or not all(isinstance(design, dict) for design in found.values()):
         raise UserError(f"Claims file '{path}' must hold a mapping of experiment to its design.")
     return [_design(str(path), str(name), content) for name, content in found.items()]
@@ -153,7 +148,7 @@ def _design(source: str, name: str, content: Mapping[str, Any]) -> Design:
     return Design(experiment=name, claims=made, source=source, **{key: content.get(key, given[key]) for key in given})
 
 
-_KEYS = {item.name: item for item in fields(Claim)}
+REQUIRED = ("says", "outcome", "test", "treatment")
 _EXPECTED: dict[str, tuple[type, ...]] = {
     "says": (str,), "outcome": (str,), "test": (str,), "treatment": (dict,), "control": (dict,), "over": (str,),
     "order": (list,),
@@ -170,8 +165,7 @@ def _claim(source: str, design: str, name: str, content: Any) -> Claim:
             raise unknown(f"key of {where}", str(key), _EXPECTED)
         if not isinstance(value, _EXPECTED[key]) or isinstance(value, bool):
             raise UserError(f"{where}: {key} must be a {_EXPECTED[key][-1].__name__}, not {value!r}.")
-    lacking = [key for key, item in _KEYS.items() if item.default is MISSING and item.default_factory is MISSING]
-    for key in [key for key in lacking if key not in ("name", *content)]:
+    for key in [key for key in REQUIRED if key not in content]:
         raise UserError(f"{where}: '{key}' is missing.")
     given: dict[str, Any] = {"family": design} | content
     claim = Claim(name=name, **given)
@@ -200,10 +194,3 @@ def _check(where: str, claim: Claim) -> None:
         raise UserError(f"{where}: an equivalence needs a margin above 0.")
     if (claim.over is not None) != (claim.test in ORDERED):
         raise UserError(f"{where}: 'over' belongs to the tests {', '.join(ORDERED)}, and each of them needs it.")
-
-
-def _words(conditions: Mapping[str, Any]) -> str:
-    """Conditions as a reader would say them."""
-    return (
-        ", ".join(f"{value}" if isinstance(value, str) else f"{key} {value}" for key, value in conditions.items()) or "all runs"
-    )

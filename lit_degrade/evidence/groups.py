@@ -15,7 +15,6 @@ from lit_degrade.subjects.catalog import ADAPTERS, PRECISIONS
 NOT_GROUPS = ("experiment", "seed", "null_space.microbatch", "null_space.offload")
 """Settings that do not make another group: where a record lies, what it was drawn with, and how memory was saved."""
 COUNTS = ("asked", "done", "diverged", "failed", "missing", "filtered")
-_COUNTED = {"done": "done", "diverged": "diverged", "failed": "failed"}
 CATALOGUES = {
     "stimulus": STIMULI, "optimizer": OPTIMIZERS, "protocol": PROTOCOLS, "precision": PRECISIONS, "adapter": ADAPTERS,
 }  # fmt: skip
@@ -63,10 +62,10 @@ class Group:
     rows: pd.DataFrame
 
     def counts(self) -> dict[str, int]:
-        """How many runs were asked for, and what became of them; `missing` has no readable record."""
-        states = self.rows["state"].map(lambda state: _COUNTED.get(state, "missing"))
-        counts = {name: int((states == name).sum()) for name in ("done", "diverged", "failed", "missing")}
-        return {"asked": len(self.rows), **counts, "filtered": int(self.rows["filtered"].sum())}
+        """How many runs were asked for, and what became of them; without a readable or a finished record they are `missing`."""
+        ended = {name: int((self.rows["state"] == name).sum()) for name in ("done", "diverged", "failed")}
+        rest = {"missing": len(self.rows) - sum(ended.values()), "filtered": int(self.rows["filtered"].sum())}
+        return {"asked": len(self.rows), **ended, **rest}
 
     def values(self, outcome: str) -> np.ndarray[Any, Any]:
         """Finite values of an outcome, one per run that is done and not filtered."""
@@ -106,16 +105,15 @@ def _rank(name: str, value: Fact, rows: pd.DataFrame) -> tuple[float, str]:
     return (float(value), "") if isinstance(value, int | float) else (math.inf, str(value))
 
 
-def label(conditions: Mapping[str, Fact]) -> str:
-    """Conditions in few words."""
-    return (
-        ", ".join(f"{value}" if isinstance(value, str) else f"{name} {value:g}" for name, value in _said(conditions))
-        or "all runs"
-    )
+def label(conditions: Mapping[str, Any]) -> str:
+    """Conditions in few words: names for numbers only, alternatives with "or"."""
+    return ", ".join(_said(name, value) for name, value in conditions.items() if value is not None) or "all runs"
 
 
-def _said(conditions: Mapping[str, Fact]) -> list[tuple[str, Any]]:
-    return [(name, value) for name, value in conditions.items() if value is not None]
+def _said(name: str, value: Any) -> str:
+    if isinstance(value, list):
+        return " or ".join(_said(name, item) for item in value)
+    return value if isinstance(value, str) else f"{name} {value:g}"
 
 
 def _key(column: pd.Series) -> pd.Series:

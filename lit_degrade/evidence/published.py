@@ -26,6 +26,8 @@ NOTES = [
     "Random text was drawn with one and the same seed in every run.",
 ]
 """Known of the implementation that made the published records; each is a protocol of `sweeps/audit.yaml`."""
+_BAD = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, OSError, csv.Error)
+"""What a file that is not what it should be raises while it is read."""
 _CONDITIONS = ("experiment", "subject", "precision", "adapter", "stimulus", "optimizer", "lr", "steps", "tokens", "seed")
 
 
@@ -47,16 +49,22 @@ def read_published(folders: Sequence[Path]) -> Runs:
                 seen.add(path.resolve())
                 try:
                     rows.append(_read(path))
-                except (ValueError, KeyError, TypeError, ZeroDivisionError, OSError) as error:
-                    detail = f"no value '{error.args[0]}'" if isinstance(error, KeyError) else str(error)
-                    defects.append(Defect("corrupt", str(path), detail))
+                except _BAD as error:
+                    defects.append(_corrupt(path, error))
         for path in sorted(root.rglob("aggregate_summary_*.csv")):
-            defects += _check_aggregate(path, rows)
+            try:
+                defects += _check_aggregate(path, rows)
+            except _BAD as error:
+                defects.append(_corrupt(path, error))
     if not rows:
         bad = f" {len(defects)} cannot be read, the first: {defects[0].where}: {defects[0].detail}." if defects else ""
         raise UserError(f"No published records below {', '.join(map(str, folders))}.{bad} Expected folders with {METRICS}.")
     table = pd.DataFrame(rows).sort_values(["experiment", "n_parameters", "stimulus", "seed"], ignore_index=True)
     return Runs(table, list(_CONDITIONS), defects, NOTES)
+
+
+def _corrupt(path: Path, error: Exception) -> Defect:
+    return Defect("corrupt", str(path), f"no value '{error.args[0]}'" if isinstance(error, KeyError) else str(error))
 
 
 def _read(folder: Path) -> dict[str, Any]:
@@ -65,8 +73,7 @@ def _read(folder: Path) -> dict[str, Any]:
     if not found:
         raise ValueError("the folder's name is not pythia_SIZE_pythia-SIZE_runNN_PRECISION[_ARM]")
     config = json.loads((folder / CONFIG).read_text())
-    lines = [json.loads(line) for line in (folder / METRICS).read_text().splitlines() if line.strip()]
-    values = {key: value for line in lines for key, value in line.items()}
+    values = read_metrics(folder)
     pre, post = (_measured(values, when) for when in ("baseline", "post_attack"))
     experiment, stimulus, optimizer = _arm(folder, found["arm"])
     return {
@@ -97,6 +104,12 @@ def _read(folder: Path) -> dict[str, Any]:
     }
 
 
+def read_metrics(folder: Path) -> dict[str, Any]:
+    """Everything that a run logged by name, the last value of each."""
+    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    return {key: value for line in lines if line.strip() for key, value in json.loads(line).items()}
+
+
 def _measured(values: dict[str, Any], when: str) -> tuple[float, float]:
     """Perplexity and effective rank."""
     return float(values[f"{when}_perplexity"]), float(values[f"{when}_effective_rank"])
@@ -117,9 +130,12 @@ def _parameters(size: str) -> float:
 
 def _check_aggregate(path: Path, rows: Sequence[dict[str, Any]]) -> list[Defect]:
     """The published tables of runs against the runs' own folders."""
-    stem = path.stem.removeprefix("aggregate_summary_")
-    prefix, _, rest = stem.rpartition("_fp16")
-    of_it = {row["seed"]: row for row in rows if row["folder"].startswith(str(path.parent)) and _same_arm(row, prefix, rest)}
+    name = re.sub(r"_run\d+", "", path.stem.removeprefix("aggregate_summary_"))
+    of_it = {
+        row["seed"]: row
+        for row in rows
+        if Path(row["folder"]).parent == path.parent and re.sub(r"_run\d+", "", row["run_id"]) == name
+    }
     with path.open(encoding="utf-8") as file:
         listed = {int(row["run"]): float(row["rank_reduction_pct"]) for row in csv.DictReader(file)}
     found = []
@@ -129,8 +145,3 @@ def _check_aggregate(path: Path, rows: Sequence[dict[str, Any]]) -> list[Defect]
     if off:
         found.append(f"runs {', '.join(map(str, off))} differ from their folders")
     return [Defect("disagreement", str(path), detail) for detail in found]
-
-
-def _same_arm(row: dict[str, Any], prefix: str, rest: str) -> bool:
-    found = NAME.fullmatch(row["run_id"])
-    return found is not None and row["run_id"].startswith(f"{prefix}_run") and (found["arm"] or "") == rest.strip("_")

@@ -5,7 +5,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn, get_args
+from typing import get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -20,6 +20,7 @@ from lit_degrade.evidence.published import read_published
 from lit_degrade.evidence.runs import DEFECTS, REPORT, Runs, read_runs
 from lit_degrade.evidence.sections import make_sections
 from lit_degrade.evidence.summaries import counted, write_summary
+from lit_degrade.inputs import VerbParser
 from lit_degrade.records.mode import wandb_mode
 
 LAYOUTS = ("records", "published")
@@ -126,20 +127,8 @@ def _print(made: Report) -> None:
         print(f"{n} {kind}: {DEFECTS[kind]}; named in the report")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise: UserError."""
-        raise UserError(f"report: {message}. See: python -m lit_degrade report --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m lit_degrade report",
-        description="Turn run records into statistics, verdicts, figures and pages.",
-        allow_abbrev=False,
-    )
+    parser = VerbParser("report", "Turn run records into statistics, verdicts, figures and pages.")
     parser.add_argument("folders", metavar="DIR", nargs="+", help="results folders, experiments below them, or single records")
     parser.add_argument("--output", metavar="DIR", help="where the report goes (default: report/ below the first DIR)")
     parser.add_argument("--html", action="store_true", help="also write one self-contained report.html")

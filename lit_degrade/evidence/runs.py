@@ -5,20 +5,20 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import yaml
 
 from lit_degrade.errors import UserError
 from lit_degrade.records import paths
-from lit_degrade.records.conditions import Fact, conditions
+from lit_degrade.records.conditions import ExitState, Fact, conditions
 from lit_degrade.records.plan import Asked, read_plans
 
 REPORT = "report.md"
 """A folder that holds this is an earlier report."""
 NOT_RECORDS = ("wandb", paths.SWEEPS, ".cache", ".artifacts")
-STATES = ("done", "diverged", "failed", "interrupted")
+STATES = get_args(ExitState)
 DEFECTS = {
     "missing": "asked for by a sweep, without a record",
     "partial": "left by a run that was killed, or is being written",
@@ -88,10 +88,14 @@ def read_runs(folders: Sequence[Path]) -> Runs:
 def _records(folders: Sequence[Path], defects: list[Defect]) -> Iterator[Path]:
     """Folders of records, each once, in order; everything else is noted."""
     seen: set[Path] = set()
+
+    def unlisted(error: OSError) -> None:
+        defects.append(Defect("corrupt", str(error.filename), f"cannot be listed: {error.strerror}"))
+
     for root in folders:
         if not root.is_dir():
             raise UserError(f"'{root}' is not a folder. Expected a results folder, an experiment below it, or a record.")
-        for here, below, files in os.walk(root):
+        for here, below, files in os.walk(root, onerror=unlisted, followlinks=True):
             path = Path(here)
             below.sort()
             if path.resolve() in seen or REPORT in files:

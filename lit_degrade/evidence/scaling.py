@@ -5,12 +5,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from lit_degrade.evidence.statistics import Interval
+from lit_degrade.evidence.statistics import Interval, Values
 
-Values = NDArray[np.float64]
 STEEPEST, FURTHEST = 30.0, 600.0
 """A curve that changes by e^30 between two sizes next to each other is a spike without a rate; by e^600, beyond computing."""
 
@@ -125,6 +124,8 @@ class Slope:
     slope: float
     """unit of damage per decade; negative where larger subjects are hurt less"""
     interval: Interval
+    error: float
+    """standard error of the slope"""
     df: int
     p: float
     """two-sided, of no slope"""
@@ -147,23 +148,15 @@ def size_slope(n_parameters: ArrayLike, damage: ArrayLike, level: float = 0.95) 
     return _slope(sizes, np.array([y[n == size].mean() for size in sizes]), level)
 
 
-def run_level_slope(n_parameters: ArrayLike, damage: ArrayLike, level: float = 0.95) -> Slope:
-    """Slope over runs as if each were a subject of its own, which overstates the evidence: for comparison with `size_slope`.
-
-    Raises: ValueError: as `size_slope`.
-    """
-    return _slope(*_pairs(n_parameters, damage, sizes=3), level)
-
-
 def _slope(n: Values, y: Values, level: float) -> Slope:
     """Least squares of y on log10 N; points without spread have slope 0, an interval without width and p = 1."""
     df, sizes = len(y) - 2, len(np.unique(n))
     if np.ptp(y) <= 1e-12 * np.abs(y).max():
-        return Slope(0.0, Interval(0.0, 0.0), df, 1.0, sizes)
+        return Slope(0.0, Interval(0.0, 0.0), 0.0, df, 1.0, sizes)
     line = stats.linregress(np.log10(n), y)
     half = float(stats.t.ppf((1 + level) / 2, df) * line.stderr)
     slope = float(line.slope)
-    return Slope(slope, Interval(slope - half, slope + half), df, float(line.pvalue), sizes)
+    return Slope(slope, Interval(slope - half, slope + half), float(line.stderr), df, float(line.pvalue), sizes)
 
 
 def _pairs(n_parameters: ArrayLike, damage: ArrayLike, sizes: int) -> tuple[Values, Values]:

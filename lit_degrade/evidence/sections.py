@@ -1,6 +1,6 @@
 """What a report says about each experiment: its groups, its verdicts, its omnibus tests."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
@@ -46,7 +46,8 @@ def make_sections(runs: Runs, designs: Sequence[Design], rule: OutlierFilter | N
     """One section for every experiment that has runs; those that no design is about are shown without claims."""
     found = []
     read = list(dict.fromkeys(runs.table["experiment"]))
-    for experiment in sorted(read, key=_position([design.experiment for design in designs])):
+    known = [design.experiment for design in designs]
+    for experiment in sorted(read, key=lambda name: known.index(name) if name in known else len(known)):
         mine = [design for design in designs if design.experiment == experiment]
         design = _merged(mine) if mine else _without_claims(experiment)
         rows = runs.table[runs.table["experiment"] == experiment].dropna(axis=1, how="all").assign(filtered=False)
@@ -84,10 +85,6 @@ def omnibus(groups: Sequence[Group], outcome: str, published: bool) -> dict[str,
     }
 
 
-def _position(known: list[str]) -> Callable[[str], int]:
-    return lambda name: known.index(name) if name in known else len(known)
-
-
 def _merged(designs: Sequence[Design]) -> Design:
     """The first design of an experiment, with the claims of all."""
     outcomes = dict.fromkeys(name for design in designs for name in design.outcomes)
@@ -101,8 +98,5 @@ def _without_claims(experiment: str) -> Design:
 
 def _cautions(rows: pd.DataFrame) -> list[str]:
     """What does not touch one claim but all."""
-    found = []
-    done = rows[rows["state"] == "done"]
-    if "versions" in done and done["versions"].nunique() > 1:
-        found.append(f"These runs were made with {done['versions'].nunique()} different sets of package versions.")
-    return found
+    sets = rows.loc[rows["state"] == "done", "versions"].nunique() if "versions" in rows else 1
+    return [f"These runs were made with {sets} different sets of package versions."] if sets > 1 else []

@@ -8,7 +8,6 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import combinations
 from typing import Any, Literal, cast
 
@@ -21,12 +20,10 @@ Direction = Literal["greater", "less", "different"]
 Values = NDArray[np.float64]
 SCIPY = {"greater": "greater", "less": "less", "different": "two-sided"}
 RESAMPLES = 9_999
+SEED = 0
+"""Of every generator of a report: the same records give the same report."""
 EXACT_ARRANGEMENTS = 200_000
 """Up to here every arrangement is looked at, so that ten runs against ten (184,756) are exact."""
-EXACT_RANKED_RUNS = 100
-"""Up to here the null distribution of Jonckheere's statistic is counted."""
-MOST_RUNS = 10**9
-"""A plan for more runs than these is no plan."""
 ROUNDING = 1e-12
 """Relative to the largest value, a smaller spread or difference is taken for rounding."""
 
@@ -238,7 +235,7 @@ def _rearranged(
     result = stats.permutation_test(
         samples, statistic, permutation_type=kind, vectorized=True, n_resamples=count, alternative=SCIPY[direction], rng=rng
     )
-    smallest = _least(ways if exact else RESAMPLES + 1, direction)
+    smallest = least_p(ways if exact else RESAMPLES + 1, direction)
     return Test(name, float(result.statistic) * scale, float(result.pvalue), smallest)
 
 
@@ -272,7 +269,7 @@ def anova(groups: Sequence[ArrayLike], equal_variances: bool) -> Test:
     from statsmodels.stats.oneway import anova_generic
 
     name = "ANOVA" if equal_variances else "Welch ANOVA"
-    arrays = _groups(groups)
+    arrays = checked_groups(groups)
     if min(map(len, arrays)) < 2:
         return Test(name, math.nan, 1.0)
     scale = _scale(*arrays)
@@ -319,71 +316,6 @@ def _studentised_range(arrays: list[Values], equal_variances: bool) -> Values:
     return cast(Values, table)
 
 
-def jonckheere(groups: Sequence[ArrayLike], direction: Direction) -> Test:
-    """Jonckheere-Terpstra test for groups in their order; "greater" is the alternative that values rise with it.
-
-    The statistic J counts the pairs of runs of two groups in which the later group has the larger value, ties a half. Its null
-    distribution is exact without ties and up to 100 runs; else normal, with the variance corrected for ties and no correction
-    for continuity, but never below the smallest exact p. Groups 1, 2 | 3, 4 give J = 4 and p = 1/6.
-
-    Raises: ValueError: for fewer than two groups, or an empty one.
-    Sources: Terpstra 1952; Jonckheere, "A distribution-free k-sample test against ordered alternatives", Biometrika 41 (1954).
-    """
-    arrays = _groups(groups)
-    values, sizes = np.concatenate(arrays), tuple(len(x) for x in arrays)
-    counts = _concordant_counts(sizes) if len(values) <= EXACT_RANKED_RUNS else None
-    statistic = sum(float(np.heaviside(np.subtract.outer(y, x), 0.5).sum()) for x, y in combinations(arrays, 2))
-    smallest = _least(math.factorial(len(values)) // math.prod(map(math.factorial, sizes)), direction)
-    if counts and len(np.unique(values)) == len(values):
-        return Test("Jonckheere-Terpstra", statistic, _tail(counts, int(statistic), direction), smallest)
-    order = np.repeat(np.arange(len(sizes)), sizes)
-    # Kendall's S is 2 J less the pairs of two groups, and its variance under ties is the one needed here.
-    p = float(stats.kendalltau(order, values, method="asymptotic", alternative=SCIPY[direction]).pvalue)
-    return Test("Jonckheere-Terpstra", statistic, 1.0 if math.isnan(p) else max(p, smallest), smallest)
-
-
-@lru_cache(maxsize=64)
-def _concordant_counts(sizes: tuple[int, ...]) -> list[int]:
-    """Number of arrangements of N distinct values with J = 0, 1, ..., by group sizes.
-
-    The coefficients of [N]! / ([n_1]! [n_2]! ...) with [n]! = Π (1 - q^i), multiplied and divided one factor at a time in
-    integers; sizes (2, 2) give 1, 1, 2, 1, 1.
-    Source: Harding, "An efficient, minimal-storage procedure for Mann-Whitney U", Appl. Stat. 33 (1984), for two groups.
-    """
-    counts = [1] + [0] * sum(m * n for m, n in combinations(sizes, 2))
-    before = 0
-    for size in sizes:
-        for i in range(1, size + 1):
-            for j in range(len(counts) - 1, before + i - 1, -1):
-                counts[j] -= counts[j - before - i]
-            for j in range(i, len(counts)):
-                counts[j] += counts[j - i]
-        before += size
-    return counts
-
-
-def _tail(counts: list[int], at: int, direction: Direction) -> float:
-    """Share of arrangements at least as far out as J = at, or twice the smaller share."""
-    total = sum(counts)
-    upper, lower = sum(counts[at:]) / total, sum(counts[: at + 1]) / total
-    return {"greater": upper, "less": lower, "different": min(1.0, 2 * min(upper, lower))}[direction]
-
-
-def page(blocks: ArrayLike, direction: Direction) -> Test:
-    """Page's test for treatments in their order within blocks; "greater" is the alternative that values rise with it.
-
-    Args:
-        blocks: (blocks, treatments), at least two by three, a row being what was measured on one block.
-        direction: the alternative; "different" doubles the smaller p.
-
-    Source: Page, "Ordered hypotheses for multiple treatments", JASA 58 (1963).
-    """
-    table = np.asarray(blocks, dtype=np.float64)
-    rise, fall = (stats.page_trend_test(x) for x in (table, table[:, ::-1]))
-    p = {"greater": rise.pvalue, "less": fall.pvalue, "different": min(1.0, 2 * min(rise.pvalue, fall.pvalue))}[direction]
-    return Test("Page", float(rise.statistic), float(p), _least(math.factorial(table.shape[1]) ** len(table), direction))
-
-
 def holm(ps: ArrayLike) -> Values:
     """p-values (m,) adjusted for their family by Holm's step-down method; a nan stays one and does not count.
 
@@ -398,43 +330,6 @@ def holm(ps: ArrayLike) -> Values:
     return adjusted
 
 
-def power_at(effect: float, sd: float, n: int, alpha: float = 0.05, two_sided: bool = True, arms: int = 2) -> float:
-    """Power of the t test of two arms (or one) of n runs each to see a difference of `effect` with standard deviation sd > 0.
-
-    effect / sd = 2 with n = 3 gives 0.46. Source: Cohen, "Statistical Power Analysis" (1988), chapter 2.
-    """
-    from statsmodels.stats.power import TTestIndPower, TTestPower
-
-    d = min(abs(effect) / sd, 20.0)
-    tail = alpha / 2 if two_sided else alpha
-    test = TTestIndPower() if arms == 2 else TTestPower()
-    near, far = (test.power(side * d, n, tail, alternative="larger") for side in (1, -1))
-    # SciPy's noncentral t gives nan for some values that differ from 1 or from 0 by less than 1e-15.
-    return float(np.nan_to_num(near, nan=1.0) + (np.nan_to_num(far, nan=0.0) if two_sided else 0.0))
-
-
-def runs_for_power(
-    effect: float, sd: float, power: float = 0.8, alpha: float = 0.05, two_sided: bool = True, arms: int = 2
-) -> int | None:
-    """Fewest runs in each arm, at least 2, with which the t test of two arms (or one) reaches a power.
-
-    None where nothing can be planned: no effect, an sd that is nought or nan, or more than MOST_RUNS. effect / sd = 1 gives 17,
-    and 10 for one arm.
-    """
-    if not (math.isfinite(effect) and sd > 0 and effect != 0):
-        return None
-    enough = 2
-    while power_at(effect, sd, enough, alpha, two_sided, arms) < power:
-        enough *= 2
-        if enough > MOST_RUNS:
-            return None
-    few = enough // 2
-    while enough - few > 1:
-        middle = (few + enough) // 2
-        few, enough = (few, middle) if power_at(effect, sd, middle, alpha, two_sided, arms) >= power else (middle, enough)
-    return max(enough, 2)
-
-
 def _runs(values: ArrayLike) -> Values:
     """Checked float64 array (n,) of at least one run."""
     x = np.asarray(values, dtype=np.float64)
@@ -444,7 +339,7 @@ def _runs(values: ArrayLike) -> Values:
     return x
 
 
-def _groups(groups: Sequence[ArrayLike]) -> list[Values]:
+def checked_groups(groups: Sequence[ArrayLike]) -> list[Values]:
     """Checked arrays of at least two groups."""
     if len(groups) < 2:
         raise ValueError(f"Expected at least two groups, got {len(groups)}.")
@@ -461,7 +356,7 @@ def _flat(scale: float, *arrays: Values) -> bool:
     return all(float(np.ptp(x)) <= ROUNDING * scale for x in arrays)
 
 
-def _least(ways: int, direction: Direction) -> float:
+def least_p(ways: int, direction: Direction) -> float:
     """The smallest p of an exact test over so many arrangements."""
     return min(1.0, (2 if direction == "different" else 1) / ways)
 
@@ -469,9 +364,10 @@ def _least(ways: int, direction: Direction) -> float:
 def _without_spread(name: str, difference: float, scale: float, direction: Direction, ways: int) -> Test:
     """What runs without spread can say: at most that theirs is one arrangement of all."""
     if abs(difference) <= ROUNDING * scale:
-        return Test(name, 0.0, 1.0, _least(ways, direction))
+        return Test(name, 0.0, 1.0, least_p(ways, direction))
     agrees = direction == "different" or (difference > 0) == (direction == "greater")
-    return Test(name, math.copysign(math.inf, difference), _least(ways, direction) if agrees else 1.0, _least(ways, direction))
+    least = least_p(ways, direction)
+    return Test(name, math.copysign(math.inf, difference), least if agrees else 1.0, least)
 
 
 def _interval(found: Any) -> Interval:

@@ -23,10 +23,10 @@ _RANKS = {"mean_baseline_rank": "effective_rank_pre", "mean_post_attack_rank": "
 Row = dict[str, Any]
 
 
-def summary_rows(section: Section, seed: int = 0) -> list[Row]:
+def summary_rows(section: Section) -> list[Row]:
     """One row per group: published columns first, then counts, then ours for every outcome of the design."""
     return [
-        _key(section, group) | published_columns(group) | group.counts() | own_columns(group, section.outcomes(), seed)
+        _key(section, group) | published_columns(group) | group.counts() | own_columns(group, section.outcomes())
         for group in section.groups
     ]
 
@@ -56,14 +56,14 @@ def _named(pattern: str, values: np.ndarray[Any, Any]) -> Row:
     return {pattern.format(name): value for name, value in spread.items()}
 
 
-def own_columns(group: Group, outcomes: Sequence[str], seed: int = 0) -> Row:
+def own_columns(group: Group, outcomes: Sequence[str]) -> Row:
     """Signed mean of every outcome with deviation, extremes, Student's interval and the BCa bootstrap interval (95 %)."""
     row: Row = {}
     for outcome in outcomes:
         values = group.values(outcome)
         row[f"{outcome}_n"] = len(values)
         if len(values):
-            t, bca = st.t_interval(values), st.bca_interval(values, np.random.default_rng(seed))
+            t, bca = st.t_interval(values), st.bca_interval(values, np.random.default_rng(st.SEED))
             bounds = {"low": t.low, "high": t.high, "bca_low": bca.low, "bca_high": bca.high}
             row |= _named(outcome + "_{}", values) | {f"{outcome}_{bound}": value for bound, value in bounds.items()}
     return row

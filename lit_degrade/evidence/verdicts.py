@@ -11,9 +11,11 @@ import pandas as pd
 from scipy import stats
 
 from lit_degrade.evidence import statistics as st
-from lit_degrade.evidence.arms import Arm, Values, objections
+from lit_degrade.evidence.arms import Arm, objections
 from lit_degrade.evidence.claims import ORDERED, Claim
 from lit_degrade.evidence.groups import label, make_groups, select, varying
+from lit_degrade.evidence.orders import jonckheere, page
+from lit_degrade.evidence.power import runs_for_power
 from lit_degrade.evidence.scaling import size_slope
 from lit_degrade.evidence.sizes import size_warnings
 from lit_degrade.records.conditions import Fact
@@ -21,7 +23,6 @@ from lit_degrade.records.conditions import Fact
 Answer = Literal["supported", "contradicted", "inconclusive", "not tested"]
 ALPHA = 0.05
 """Family-wise; p-values of directed claims are doubled, so that they agree with 95 % intervals."""
-NOWHERE = st.Interval(math.nan, math.nan)
 MEASURED_AS = {
     "welch": "Welch t", "permutation": "permutation", "paired": "paired t", "sign_flip": "sign flip",
     "one_sample": "one-sample t", "jonckheere": "Jonckheere-Terpstra",
@@ -40,10 +41,10 @@ class Verdict:
     arms: tuple[Arm, ...]
     estimate: float = math.nan
     """mean, difference of means, slope per decade, or Kendall's tau of an order"""
-    interval: st.Interval = NOWHERE
+    interval: st.Interval = st.NOWHERE
     """95 %"""
     g: float = math.nan
-    g_interval: st.Interval = NOWHERE
+    g_interval: st.Interval = st.NOWHERE
     p: float = math.nan
     """of runs that speak for the claim at least this much, if there is no effect"""
     p_against: float = math.nan
@@ -77,16 +78,15 @@ class Verdict:
         return label(self.stratum) if self.stratum else ""
 
 
-def judge(claims: Sequence[Claim], rows: pd.DataFrame, conditions: Sequence[str], seed: int = 0) -> list[Verdict]:
+def judge(claims: Sequence[Claim], rows: pd.DataFrame, conditions: Sequence[str]) -> list[Verdict]:
     """Test every claim wherever there are runs for it.
 
     Args:
         claims: of one design.
         rows: of its experiment, with `filtered`.
         conditions: names of the columns that are settings.
-        seed: of random permutations.
     """
-    found = [verdict for claim in claims for verdict in _in_every_stratum(claim, rows, conditions, seed)]
+    found = [verdict for claim in claims for verdict in _in_every_stratum(claim, rows, conditions)]
     for family in dict.fromkeys(claim.family for claim in claims):
         members = [i for i, verdict in enumerate(found) if verdict.claim.family == family]
         forth, back = (st.holm([getattr(found[i], name) for i in members]) for name in ("p", "p_against"))
@@ -95,7 +95,7 @@ def judge(claims: Sequence[Claim], rows: pd.DataFrame, conditions: Sequence[str]
     return [_decide(verdict) for verdict in found]
 
 
-def _in_every_stratum(claim: Claim, rows: pd.DataFrame, conditions: Sequence[str], seed: int) -> list[Verdict]:
+def _in_every_stratum(claim: Claim, rows: pd.DataFrame, conditions: Sequence[str]) -> list[Verdict]:
     if claim.outcome not in rows:
         return [Verdict(claim, {}, (), reasons=[f"no run has the outcome '{claim.outcome}'"])]
     if claim.over and claim.over not in rows:
@@ -115,7 +115,7 @@ def _in_every_stratum(claim: Claim, rows: pd.DataFrame, conditions: Sequence[str
     for group in make_groups(mine, free, ""):
         arms = tuple(Arm(name, select(group.rows, side), claim.outcome) for name, side in zip(names, sides, strict=True))
         if all(len(arm.rows) for arm in arms):
-            rng = np.random.default_rng([seed, zlib.crc32(f"{claim.name} {group.label}".encode())])
+            rng = np.random.default_rng([st.SEED, zlib.crc32(f"{claim.name} {group.label}".encode())])
             verdicts.append(_test(Verdict(claim, group.conditions, arms), conditions, rng))
     if not verdicts:
         return [Verdict(claim, {}, (), reasons=[f"no runs with {label(claim.control or {})} beside the treatment's"])]
@@ -149,14 +149,14 @@ def _difference(verdict: Verdict, rng: np.random.Generator) -> Verdict:
     """One mean against a value, or two means against each other."""
     claim, values = verdict.claim, [arm.values for arm in verdict.arms]
     if claim.test in ("paired", "sign_flip"):
-        pairs = _pairs(verdict.arms)
-        alone = sum(len(arm.used) for arm in verdict.arms) - 2 * len(pairs)
+        one, other = _pairs(verdict.arms)
+        alone = sum(len(arm.used) for arm in verdict.arms) - 2 * len(one)
         if alone:
             verdict.reasons.append(f"{alone} runs have no partner with the same seed")
-        if len(pairs) < 2:
-            verdict.reasons.append(f"{len(pairs)} seeds that both arms have: a paired test needs two")
+        if len(one) < 2:
+            verdict.reasons.append(f"{len(one)} seeds that both arms have: a paired test needs two")
             return verdict
-        values = [pairs]
+        values = [one - other]
     a, b = values[0], values[1] if len(values) > 1 else None
     sign = 1.0 if claim.direction == "greater" else -1.0
 
@@ -165,12 +165,14 @@ def _difference(verdict: Verdict, rng: np.random.Generator) -> Verdict:
             return (
                 st.welch(a, b, direction, shift) if claim.test == "welch" else st.permutation(a, b, direction, rng, shift)
             ).p
+        if claim.test == "paired":
+            return st.paired(one, other, direction, shift).p
         if claim.test == "sign_flip":
             return st.sign_flip(a - shift, direction, rng).p
         return st.one_sample(a, direction, claim.value + shift).p
 
     if b is None:
-        estimate, interval, g = float(a.mean()), st.t_interval(a), (math.nan, NOWHERE)
+        estimate, interval, g = float(a.mean()), st.t_interval(a), (math.nan, st.NOWHERE)
         sd, exact = float(a.std(ddof=1)), st.sign_flip(a - claim.value, claim.direction, rng).p
     else:
         estimate, interval, g = float(a.mean() - b.mean()), st.difference_interval(a, b), st.hedges_g(a, b)
@@ -184,7 +186,7 @@ def _difference(verdict: Verdict, rng: np.random.Generator) -> Verdict:
         p=_doubled(p_of(claim.direction, 0.0)),
         p_against=_doubled(p_of(_OTHER[claim.direction], sign * claim.margin)),
         p_exact=_doubled(exact),
-        runs_needed=st.runs_for_power(claim.margin or abs(estimate - claim.value), sd, arms=len(values)),
+        runs_needed=runs_for_power(claim.margin or abs(estimate - claim.value), sd, arms=len(values)),
     )
 
 
@@ -206,7 +208,7 @@ def _equivalence(verdict: Verdict) -> Verdict:
         interval=interval,
         p=st.equivalence(a, claim.margin, b).p,
         p_against=_doubled(min(outside)),
-        runs_needed=st.runs_for_power(claim.margin, sd, power=0.9, two_sided=False, arms=len(verdict.arms)),
+        runs_needed=runs_for_power(claim.margin, sd, power=0.9, two_sided=False, arms=len(verdict.arms)),
     )
 
 
@@ -221,13 +223,12 @@ def _slope(verdict: Verdict) -> Verdict:
         verdict.reasons.append(f"{len(np.unique(sizes))} levels of {claim.over}: a slope with an interval needs three")
         return verdict
     slope = size_slope(sizes, verdict.arms[0].values)
-    error = (slope.interval.high - slope.slope) / stats.t.ppf(0.975, slope.df)
     sign = 1.0 if claim.direction == "greater" else -1.0
 
     def beyond(bound: float) -> float:
         """P(a slope at least this far above `bound`, if `bound` is the slope)."""
         distance = sign * slope.slope - bound
-        return float(stats.t.sf(distance / error, slope.df)) if error > 0 else float(distance <= 0)
+        return float(stats.t.sf(distance / slope.error, slope.df)) if slope.error > 0 else float(distance <= 0)
 
     return replace(
         verdict,
@@ -260,10 +261,10 @@ def _order(verdict: Verdict) -> Verdict:
         if any(len(group) != len(seeds) for group in groups):
             verdict.reasons.append("not every seed has every level: the others are left out")
         blocks = np.array([[_of_seed(group, seed, arm.outcome) for group in groups] for seed in sorted(seeds)])
-        forth, back = (st.page(blocks, way).p for way in (claim.direction, _OTHER[claim.direction]))
+        forth, back = (page(blocks, way).p for way in (claim.direction, _OTHER[claim.direction]))
     else:
         columns = [group[arm.outcome].to_numpy(dtype=float) for group in groups]
-        forth, back = (st.jonckheere(columns, way).p for way in (claim.direction, _OTHER[claim.direction]))
+        forth, back = (jonckheere(columns, way).p for way in (claim.direction, _OTHER[claim.direction]))
     tau = float(stats.kendalltau(ranks, values).statistic)
     return replace(verdict, estimate=tau, p=_doubled(forth), p_against=_doubled(back))
 
@@ -272,11 +273,11 @@ def _of_seed(group: pd.DataFrame, seed: Any, outcome: str) -> float:
     return float(group.loc[group["seed"] == seed, outcome].mean())
 
 
-def _pairs(arms: Sequence[Arm]) -> Values:
-    """Differences between runs of the same seed, (n,)."""
+def _pairs(arms: Sequence[Arm]) -> tuple[st.Values, st.Values]:
+    """Outcomes of either arm for the seeds that both have, (n,) each."""
     a, b = (arm.used.groupby("seed")[arm.outcome].mean() for arm in arms)
     shared = a.index.intersection(b.index)
-    return (a[shared] - b[shared]).to_numpy(dtype=float)
+    return a[shared].to_numpy(dtype=float), b[shared].to_numpy(dtype=float)
 
 
 def _decide(verdict: Verdict) -> Verdict:

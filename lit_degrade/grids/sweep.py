@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
@@ -16,6 +16,7 @@ from lit_degrade.errors import UserError
 from lit_degrade.grids import local, slurm
 from lit_degrade.grids.board import Board
 from lit_degrade.grids.sweep_file import Point, SweepFile, command_line, load_sweep, own_arguments, points
+from lit_degrade.inputs import VerbParser
 from lit_degrade.records import paths
 from lit_degrade.records.conditions import Fact
 from lit_degrade.records.plan import write_plan
@@ -163,19 +164,9 @@ def _settings(given: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-class _Parser(argparse.ArgumentParser):
-    """Mistakes are one line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Raise: UserError."""
-        raise UserError(f"sweep: {message}. See: python -m lit_degrade sweep --help")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="python -m lit_degrade sweep",
-        description="Run a W&B sweep file without a W&B server: the command lines that `wandb agent` would run, each once.",
-        allow_abbrev=False,
+    parser = VerbParser(
+        "sweep", "Run a W&B sweep file without a W&B server: the command lines that `wandb agent` would run, each once."
     )
     parser.add_argument("file", metavar="FILE", help="W&B sweep file (method grid or random)")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="runs at the same time (default 1)")

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.grids.distributions import DISTRIBUTIONS, draw
+from lit_degrade.inputs import read_yaml
 
 Point = dict[str, Any]
 """One value per top-level parameter; a nested block is a dict."""
@@ -53,12 +52,7 @@ def load_sweep(path: Path) -> SweepFile:
 
     Raises: UserError, in one line, for a file that cannot be read or asks for what is not offered here.
     """
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"Sweep file '{path}' cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"Sweep file '{path}' is not YAML: {' '.join(str(error).split())}") from error
+    found = read_yaml(path, "Sweep file")
     if not isinstance(found, dict):
         raise UserError(f"Sweep file '{path}' holds no keys: expected {', '.join(KEYS)}.")
     for key in found:

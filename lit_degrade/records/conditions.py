@@ -2,9 +2,15 @@
 
 import shlex
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 Fact = str | int | float | bool | None
+ExitState = Literal["done", "diverged", "failed", "interrupted"]
+PLACES = {
+    "experiment": "experiment", "subject": "subject", "precision": "precision", "adapter": "adapter", "seed": "seed_everything",
+    "steps": "trainer.max_steps", "gradient_clip": "trainer.gradient_clip_val",
+}  # fmt: skip
+"""Conditions -> their keys in a config, dots between nested keys; those of the module and the text keep their names."""
 
 
 def conditions(config: Mapping[str, Any]) -> dict[str, Fact]:
@@ -16,14 +22,21 @@ def conditions(config: Mapping[str, Any]) -> dict[str, Fact]:
     Raises: ValueError for what is not a resolved config.
     """
     model, trainer, text = (_part(config, name) for name in ("model", "trainer", "text"))
-    found: dict[str, Fact] = {key: config.get(key) for key in ("experiment", "subject", "precision", "adapter")}
-    found |= {"seed": config.get("seed_everything"), "steps": trainer.get("max_steps")}
-    found["gradient_clip"] = trainer.get("gradient_clip_val") or 0.0
+    flat = {**config, **{f"trainer.{key}": value for key, value in trainer.items()}}
+    found: dict[str, Fact] = {name: flat.get(key) for name, key in PLACES.items()}
+    found["gradient_clip"] = found["gradient_clip"] or 0.0
     found |= _attack(str(config.get("attacked_by") or ""))
     for key, value in found.items():
         if not isinstance(value, Fact):
             raise ValueError(f"{key} is {value!r}")
     return found | _flat(_part(model, "init_args"), "") | _flat(text, "text.")
+
+
+def config_key(condition: str) -> str:
+    """Where a condition is in a config. What an attack was made with is one command line there, so all of it has one key."""
+    if condition == "attack" or condition.startswith("attack."):
+        return "attacked_by"
+    return condition if condition.startswith("text.") else PLACES.get(condition, f"model.init_args.{condition}")
 
 
 def _part(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -14,17 +14,15 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any
 
 import yaml
 from torch import Tensor
 
 from lit_degrade.errors import UserError
 from lit_degrade.records import paths
-from lit_degrade.records.conditions import Fact
+from lit_degrade.records.conditions import ExitState, Fact
 from lit_degrade.records.provenance import peak_memory, provenance
-
-ExitState = Literal["done", "diverged", "failed", "interrupted"]
 
 NOT_HASHED = ("results", "verbosity", "config", "repeat", "cache_gb")
 """Top-level keys that do not change what a run computes."""

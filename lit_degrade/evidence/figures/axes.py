@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from lit_degrade.evidence.figures.looks import GREY, Look, wrapped
 from lit_degrade.evidence.figures.outcomes import outcome_of
-from lit_degrade.evidence.statistics import t_interval
+from lit_degrade.evidence.statistics import Values, t_interval
 
-Values = NDArray[np.float64]
 Grid = NDArray[Any]
 """Axes, (rows, columns)."""
 WIDTH = 6.3

@@ -1,6 +1,5 @@
 """Spectra of the last layer's hidden states before and after, and their ratio."""
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from lit_degrade.evidence.figures.axes import STEPS, Grid, Values, canvas
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.panels import FLAT, Panels, Plate, labels_of, panels_of, plates, read_all
-from lit_degrade.evidence.published import METRICS as PUBLISHED
+from lit_degrade.evidence.published import read_metrics
 from lit_degrade.evidence.sections import Section
 from lit_degrade.records.paths import SPECTRA
 
@@ -47,7 +46,7 @@ def _decay(folder: Path) -> Decay | None:
     try:
         found = _recorded(folder) if (folder / SPECTRA).is_file() else _published(folder)
         before, after = (np.asarray(values, dtype=np.float64)[: min(map(len, found))] for values in found)
-    except (OSError, ValueError, KeyError, IndexError, TypeError, SafetensorError):
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, SafetensorError):
         return None
     good = len(before) > 1 and all(np.isfinite(values).all() and values.sum() > 0 for values in (before, after))
     return (before, after) if good else None
@@ -62,8 +61,7 @@ def _recorded(folder: Path) -> Decay:
 
 
 def _published(folder: Path) -> Decay:
-    lines = [json.loads(line) for line in (folder / PUBLISHED).read_text(encoding="utf-8").splitlines() if line.strip()]
-    values = {key: value for line in lines for key, value in line.items()}
+    values = read_metrics(folder)
     return values["baseline_singular_values"], values["post_attack_singular_values"]
 
 

@@ -1,0 +1,35 @@
+"""Files and command lines that a user writes beside configs: their mistakes become one line."""
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from lit_degrade.errors import UserError
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """What a YAML file holds.
+
+    Raises: UserError, saying `what` the file was to be, when it cannot be read or is not YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{what} '{path}' cannot be read: {error.strerror}.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} '{path}' is not YAML: {' '.join(str(error).split())}") from error
+
+
+class VerbParser(argparse.ArgumentParser):
+    """Options of a verb of our own."""
+
+    def __init__(self, verb: str, description: str) -> None:
+        """Name the verb and say what it does."""
+        super().__init__(prog=f"python -m lit_degrade {verb}", description=description, allow_abbrev=False)
+        self.verb = verb
+
+    def error(self, message: str) -> NoReturn:
+        """Raise: UserError."""
+        raise UserError(f"{self.verb}: {message}. See: {self.prog} --help")
