@@ -58,6 +58,8 @@ class Site:
     kind: Kind
     part: Part | None = None
     """which part of a fused matrix; None for all of it"""
+    input_axis: int = -1
+    """along which the inputs of one output lie, in the shape of `view`: 0 in GPT-2's Conv1D, which is stored (in, out)"""
 
     def view(self, tensor: Tensor) -> Tensor:
         """The site's elements as a view of its parameter (or of a tensor of the same shape): writing to it writes there."""
@@ -81,6 +83,7 @@ class Anatomy:
         if self.family not in FAMILIES:
             raise unknown("architecture", self.family, FAMILIES)
         self.config: Any = getattr(config, "text_config", None) or config
+        self.transposed = {name for name, module in model.named_modules() if type(module).__name__ == "Conv1D"}
         self.sites = [site for name, _ in model.named_parameters() for site in self._classify(name)]
         self.blocks = self._find_blocks(model)
 
@@ -147,18 +150,20 @@ class Anatomy:
             component = "norm"
         if component is None:
             raise UserError(f"Parameter '{name}' of a {self.family} model has no known component.")
+        transposed = name.rpartition(".")[0] in self.transposed
+        input_axis = 0 if transposed and kind == "weight" else -1
         if component == "attn_qkv":
-            for letter, part in self._fused_parts().items():
-                yield Site(name, f"attn_{letter}", depth, kind, part)
+            for letter, part in self._fused_parts(transposed).items():
+                yield Site(name, f"attn_{letter}", depth, kind, part, input_axis)
         else:
-            yield Site(name, component, depth, kind)
+            yield Site(name, component, depth, kind, None, input_axis)
 
-    def _fused_parts(self) -> dict[str, Part]:
+    def _fused_parts(self, transposed: bool) -> dict[str, Part]:
         """Where Q, K and V lie in a fused projection (Hugging Face layouts, read from each model's own `_split_heads`)."""
         config = self.config
         heads, dim = config.num_attention_heads, self.head_dim
-        if self.family == "gpt2":  # Conv1D: (in, out), thirds of the output axis
-            return {letter: Part(1, (3, heads * dim), 0, i, i + 1) for i, letter in enumerate("qkv")}
+        if self.family == "gpt2":  # thirds of the output axis, the second of a Conv1D
+            return {letter: Part(int(transposed), (3, heads * dim), 0, i, i + 1) for i, letter in enumerate("qkv")}
         if self.family == "falcon" and config.new_decoder_architecture:  # per key-value group: queries, key, value
             groups = config.num_kv_heads
             queries = heads // groups

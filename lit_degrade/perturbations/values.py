@@ -1,0 +1,93 @@
+"""What each method makes of the values of a tensor, in float32 whatever they are stored in."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+Change = Callable[[Tensor, float, torch.Generator, int], Tensor]
+"""(weights of any shape and float dtype, level, generator on the CPU, axis of the inputs) -> new weights, float32"""
+
+
+def _normal(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Drawn on the CPU, so that a seed means the same numbers on every device."""
+    return torch.empty(weights.shape).normal_(generator=generator).to(weights.device)
+
+
+def _chosen(weights: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """True with probability `share`; a larger share chooses the same and more."""
+    return (torch.rand(weights.shape, generator=generator) < share).to(weights.device)
+
+
+def mult_gauss(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
+    """W (1 + level xi): mean change 0, standard deviation level |W|."""
+    weights, xi = weights.float(), _normal(weights, generator)
+    return torch.addcmul(weights, weights, xi, value=level, out=xi)
+
+
+def add_gauss(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
+    """W + level s xi, s the standard deviation of the tensor."""
+    weights = weights.float()
+    return add_gauss_absolute(weights, level * float(weights.std(correction=0)), generator, inputs)
+
+
+def add_gauss_absolute(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
+    """W + level xi."""
+    return _normal(weights, generator).mul_(level).add_(weights)
+
+
+def ablation(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
+    """Zero with probability `level`, each weight by itself."""
+    return weights.float().masked_fill(_chosen(weights, level, generator), 0.0)
+
+
+def zero(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
+    """Zero exactly round(level n) of n weights, every set of that size equally likely."""
+    order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
+    return _without(weights, order[: round(level * weights.numel())])
+
+
+def prune_magnitude(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
+    """Zero exactly the round(level n) smallest of n weights."""
+    return _without(weights, weights.abs().flatten().topk(round(level * weights.numel()), largest=False, sorted=False).indices)
+
+
+def _without(weights: Tensor, indices: Tensor) -> Tensor:
+    return weights.float().flatten().index_fill(0, indices, 0.0).view(weights.shape)
+
+
+def sign_flip(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
+    """-W with probability `level`, each weight by itself."""
+    weights = weights.float()
+    return torch.where(_chosen(weights, level, generator), -weights, weights)
+
+
+def uni_quant(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
+    """The nearest of `level` values, evenly spaced from the least weight to the largest; a constant tensor stays as it is.
+
+    The error is at most half a step (largest - least) / (level - 1), to the rounding of float32.
+    """
+    weights = weights.float()
+    least, largest = weights.aminmax()
+    return _nearest(weights, least, largest, level)
+
+
+def uni_quant_channel(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
+    """The same for every output channel by itself; a vector is one channel."""
+    weights = weights.float()
+    return _nearest(weights, weights.amin(inputs, keepdim=True), weights.amax(inputs, keepdim=True), level)
+
+
+def _nearest(weights: Tensor, least: Tensor, largest: Tensor, level: float) -> Tensor:
+    step = (largest - least).div_(level - 1)
+    codes = weights.sub(least).div_(step.where(step > 0, 1.0)).round_()
+    return codes.mul_(step).add_(least).minimum(largest)
+
+
+CHANGES: dict[str, Change] = {
+    function.__name__: function
+    for function in (
+        mult_gauss, add_gauss, add_gauss_absolute, ablation, zero, prune_magnitude, sign_flip, uni_quant, uni_quant_channel,
+    )
+}  # fmt: skip
+"""Every method that works on values; `bit_flip` works on what is stored."""
