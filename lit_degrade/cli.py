@@ -10,10 +10,11 @@ from lit_degrade.listing import list_known
 VERBS = {
     "fit": "attack or pretrain a subject",
     "validate": "measure a subject (the same as test)",
-    "test": "measure a subject",
+    "test": "measure a subject, intact or perturbed",
+    "predict": "generate text with a subject, intact or perturbed",
     "sweep": "run a W&B sweep file without a W&B server, here or on SLURM",
     "report": "turn run records into statistics, verdicts, figures and pages",
-    "list": "show what is known: subjects, stimuli, targets, optimizers, protocols, configs, sweeps, claims and more",
+    "list": "show what is known: subjects, stimuli, perturbations, targets, variants, tasks, configs, sweeps, claims and more",
 }
 HELP = f"""usage: python -m lit_degrade VERB [options]
 

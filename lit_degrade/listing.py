@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from lit_degrade.errors import UserError, unknown
+from lit_degrade.perturbations.catalog import METHODS, SCHEDULES, TARGETS, VARIANTS
 from lit_degrade.stimuli.catalog import OPTIMIZERS, PROTOCOLS, STIMULI
-from lit_degrade.subjects.catalog import ADAPTERS, COMPONENTS, GROUPS, HUB, LADDER, PRECISIONS
+from lit_degrade.subjects.catalog import ADAPTERS, HUB, LADDER, PRECISIONS
 
 
 def _subjects() -> dict[str, str]:
@@ -16,8 +17,18 @@ def _subjects() -> dict[str, str]:
     return embedded | {name: f"hub: {hub_id}" for name, hub_id in HUB.items()}
 
 
-def _targets() -> dict[str, str]:
-    return COMPONENTS | {name: f"all of {', '.join(parts)}" for name, parts in GROUPS.items()}
+def _perturbations() -> dict[str, str]:
+    return {name: f"{method.says}; level: {method.levels} [{method.unit}]" for name, method in METHODS.items()}
+
+
+def _variants() -> dict[str, str]:
+    return {f"{index} {name}": variant.says for index, (name, variant) in enumerate(VARIANTS.items(), 1)}
+
+
+def _tasks() -> dict[str, str]:
+    from lit_degrade.tasks.catalog import TASKS
+
+    return TASKS
 
 
 def _claims() -> dict[str, str]:
@@ -36,7 +47,11 @@ def _first_lines(folder: str) -> dict[str, str]:
 KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "subjects": _subjects,
     "stimuli": lambda: STIMULI,
-    "targets": _targets,
+    "perturbations": _perturbations,
+    "targets": lambda: TARGETS,
+    "variants": _variants,
+    "schedules": lambda: SCHEDULES,
+    "tasks": _tasks,
     "optimizers": lambda: OPTIMIZERS,
     "protocols": lambda: PROTOCOLS,
     "precisions": lambda: PRECISIONS,

@@ -26,7 +26,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 from rich.table import Table
 
-from lit_degrade.callbacks import ShowProgress, WriteRecord
+from lit_degrade.callbacks import Perturb, ShowProgress, WriteRecord
 from lit_degrade.curvature.null_space import NullSpaceSettings
 from lit_degrade.errors import Diverged, OutOfMemory, UserError, unknown
 from lit_degrade.modules import SubjectModule
@@ -166,7 +166,7 @@ class DegradeCLI(LightningCLI):
                 f"{type(self.model).__name__} does not answer '{self.subcommand}'. Available: {', '.join(self.model.verbs)}."
             )
         shown = self.config[self.subcommand].verbosity != "quiet" and sys.stderr.isatty()
-        self.record.open()
+        self.record.open(self.model.journal_name)
         try:
             self._refuse_recorded(self.config[self.subcommand].repeat)  # another process may have been writing it
             options = self.config[self.subcommand]
@@ -180,9 +180,9 @@ class DegradeCLI(LightningCLI):
             if mode != "disabled":
                 self.trainer.loggers.append(wandb_logger(self.record, mode))
         except BaseException:
-            self.record.discard()
+            self.record.discard(self.model.journal_name)
             raise
-        cast(Any, self.trainer).callbacks += [ShowProgress(), WriteRecord(self.record)]
+        cast(Any, self.trainer).callbacks += [Perturb(), ShowProgress(), WriteRecord(self.record)]
 
 
 class AlreadyRecordedError(Exception):
@@ -237,6 +237,7 @@ def resolve(args: Sequence[str]) -> RunRecord:
 
 def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
     """Parse a command line and, unless only its record is wanted, run it."""
+    args = _in_full(args)
     _refuse_linked_keys(args)
     _set_log_level(logging.ERROR)
     os.environ.setdefault("WANDB_SILENT", "true")
@@ -331,6 +332,11 @@ def _print_headline(record: RunRecord, keys: Sequence[str]) -> None:
 def _subject_spec(name: str, precision: Precision, adapter: Adapter, gradient_checkpointing: bool) -> dict[str, Any]:
     """The parser builds a SubjectSpec from this."""
     return asdict(SubjectSpec(name, precision, adapter, gradient_checkpointing))
+
+
+def _in_full(args: Sequence[str]) -> list[str]:
+    """The command line with the short forms of some keys of the module written out."""
+    return [re.sub(r"^--(prompt|tasks|variants)(?==|$)", r"--model.\1", arg) for arg in args]
 
 
 def _refuse_linked_keys(args: Sequence[str]) -> None:

@@ -16,9 +16,11 @@ from loopback import Client, LoopbackServer
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    AutoTokenizer,
     BloomConfig,
     FalconConfig,
     Gemma3Config,
+    Gemma3Processor,
     Gemma3TextConfig,
     GPT2Config,
     GPTJConfig,
@@ -29,9 +31,10 @@ from transformers import (
     OPTConfig,
     SiglipVisionConfig,
 )
+from transformers.models.gemma3.image_processing_pil_gemma3 import Gemma3ImageProcessorPil
 
 from lit_degrade.subjects.anatomy import Anatomy
-from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject
 from lit_degrade.text import TextSource
 
@@ -80,10 +83,15 @@ FAMILY_CONFIGS = {
 }  # fmt: skip
 
 
-def random_model(family: str, seed: int = 0, vocabulary: int = V) -> torch.nn.Module:
-    """Tiny random model of a family, in float32, with biases that are not zero."""
+def random_model(family: str, seed: int = 0, vocabulary: int = V, **changes: int) -> torch.nn.Module:
+    """Tiny random model of a family, in float32, with biases that are not zero; `changes` are fields of its config."""
     config = copy.deepcopy(FAMILY_CONFIGS[family])
-    getattr(config, "text_config", config).vocab_size = vocabulary
+    text_config = getattr(config, "text_config", config)
+    text_config.vocab_size = vocabulary
+    for name, value in changes.items():
+        owner = config if hasattr(config, name) else text_config
+        if hasattr(owner, name):
+            setattr(owner, name, value)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         loader = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
@@ -93,6 +101,35 @@ def random_model(family: str, seed: int = 0, vocabulary: int = V) -> torch.nn.Mo
                 torch.nn.init.normal_(p.data, std=0.1)
     assert sum(p.numel() for p in model.parameters()) < 300_000, "tiny models must be tiny"
     return model
+
+
+IMAGE_TOKENS = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+FOLDER_CONTEXT = 192
+"""Positions of a `random_folder`: prompts of about 150 tokens with their continuations fit."""
+
+
+def random_folder(family: str, path: Path, seed: int = 0) -> str:
+    """Folder with a tiny random subject that reads text (and Gemma 3 pictures); returns what --subject takes."""
+    tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / "tiny-60k")
+    special = {}
+    if family == "gemma3":
+        tokenizer = AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / "tiny-60k", extra_special_tokens=IMAGE_TOKENS)
+        special = {
+            "boi_token_index": tokenizer.boi_token_id, "eoi_token_index": tokenizer.eoi_token_id,
+            "image_token_index": tokenizer.image_token_id,
+        }  # fmt: skip
+        vision = FAMILY_CONFIGS[family].vision_config
+        images = Gemma3ImageProcessorPil(size={"height": vision.image_size, "width": vision.image_size})
+        patches = FAMILY_CONFIGS[family].mm_tokens_per_image
+        Gemma3Processor(images, tokenizer, image_seq_length=patches).save_pretrained(path)
+    tokenizer.model_max_length = FOLDER_CONTEXT
+    tokenizer.save_pretrained(path)
+    model = random_model(family, seed, len(tokenizer), max_position_embeddings=FOLDER_CONTEXT, **special)
+    if family == "gemma3":  # born as zeros, through which no picture is seen
+        projection = model.model.multi_modal_projector.mm_input_projection_weight
+        torch.nn.init.normal_(projection.data, generator=torch.Generator().manual_seed(seed))
+    model.save_pretrained(path)
+    return str(path)
 
 
 @pytest.fixture(params=FAMILY_CONFIGS)

@@ -1,5 +1,6 @@
 """Run records made without running anything, by the code that writes real ones."""
 
+import csv
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -89,6 +90,86 @@ def placebo(results: Path, seeds: int = 5, **means: float) -> None:
             ratio, rank = rng.normal(mean, 0.02), -rng.uniform(0.01, 0.02)
             folder = record(results, seed=seed, stimulus=stimulus, summary=damage(ratio, rank), metrics=trajectory(ratio, rank))
             spectra(folder, seed)
+
+
+VARIANTS = {
+    "gauss_attn": ("mult_gauss", "attn_only", (0.0, 0.2, 0.5, 1.0, 1.4)),
+    "gauss_mlp": ("mult_gauss", "mlp_only", (0.0, 0.1, 0.3, 0.5)),
+    "gauss_embed": ("mult_gauss", "embed_only", (0.0, 0.25, 0.5, 0.75, 1.0)),
+    "ablation_attn": ("ablation", "attn_only", (0.0, 0.2, 0.4, 0.6, 0.8)),
+    "quant_attn": ("uni_quant", "attn_only", (float("inf"), 1024, 256, 64, 16, 4)),
+    "bits_all": ("bit_flip", "all", (0.0, 1e-8, 1e-7, 1e-6, 1e-5, 1e-4)),
+}
+"""Name -> method, target, levels from the weakest."""
+TEXTS = {
+    "dreams_it": ("distinct_1", "distinct_2", "seq_rep_4", "mattr", "compression_ratio", "loop_share", "self_bleu",
+                  "nats_intact", "empty_rate", "cap_rate"),
+    "iq_it": ("accuracy", "accuracy_maths", "accuracy_language", "parse_failure_rate"),
+}  # fmt: skip
+"""Task -> its measures."""
+
+
+def dose_rows(
+    names: Sequence[str] = tuple(VARIANTS), repetitions: int = 3, seed: int = 43, size: float = 1.0
+) -> list[dict[str, Any]]:
+    """Doses of some variants: what they cost grows with the fourth power of how far the level is, and varies by a fifth."""
+    rng, rows = np.random.default_rng(seed), []
+    for name in names:
+        method, target, levels = VARIANTS[name]
+        for i, level in enumerate(levels):
+            random = i > 0 and method != "uni_quant"
+            once = rng.lognormal(0, 0.2)
+            for repetition in range(repetitions):
+                damage = size * 6 * (i / (len(levels) - 1)) ** 4 * (rng.lognormal(0, 0.2) if random else once)
+                share = damage / (1 + damage)
+                row = {"variant": name, "method": method, "target": target, "level": level, "level_index": i}
+                row |= {"repetition": repetition, "random": random, "dose_achieved": level, "relative_norm": i / 10}
+                row |= {"nats_per_token": 3 + damage, "log_perplexity_ratio": damage, "perplexity": float(np.exp(3 + damage))}
+                row |= {"token_accuracy": 0.4 * (1 - share), "kl_from_intact": damage / 2}
+                row |= {
+                    f"{task}.{measure}": _text_measure(measure, share) for task, found in TEXTS.items() for measure in found
+                }
+                rows.append(row)
+    return rows
+
+
+def _text_measure(measure: str, share: float) -> float:
+    """Something in the range of a measure, for a subject that has lost this share."""
+    scale = {"nats_intact": 8, "self_bleu": 60, "compression_ratio": 4}.get(measure, 1)
+    rises = measure in ("seq_rep_4", "loop_share", "self_bleu", "nats_intact", "empty_rate", "cap_rate", "parse_failure_rate")
+    return scale * (share if rises else 0.9 * (1 - share) + 0.05)
+
+
+def rate_rows(
+    methods: Sequence[str], targets: Sequence[str], repetitions: int = 3, seed: int = 43, size: float = 1.0
+) -> list[dict[str, Any]]:
+    """Exchange rates: the later a method, the larger the change it takes; the last reaches it at every other target."""
+    rng, rows = np.random.default_rng(seed), []
+    for i, method in enumerate(methods):
+        for j, target in enumerate(targets):
+            random = not method.startswith(("uni_quant", "prune"))
+            reached = bool(i < len(methods) - 1 or j % 2)
+            once = rng.lognormal(0, 0.1)
+            for repetition in range(repetitions):
+                norm = size * 0.02 * 1.3**i * 1.2**j * (rng.lognormal(0, 0.1) if random else once)
+                row: dict[str, Any] = {"method": method, "target": target, "repetition": repetition, "random": random}
+                row |= {
+                    "level": norm * 10 if reached else "",
+                    "relative_norm": norm if reached else "",
+                    "weights": 1000 * (j + 1),
+                }
+                row |= {"nats_lost": 0.1001 if reached else "", "reached": reached, "cost": 0.1}
+                rows.append(row | {"nats_at_maximum": "" if reached else 0.03})
+    return rows
+
+
+def table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Put a table beside a record's other files, as runs write them."""
+    with (folder / name).open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(dict.fromkeys(key for row in rows for key in row)))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / name
 
 
 def read_json(path: Path) -> Any:

@@ -7,8 +7,12 @@ from lit_degrade.callbacks.log_damage import LogDamage
 from lit_degrade.callbacks.log_mechanism import LogMechanism
 from lit_degrade.callbacks.log_reported import LogReported
 from lit_degrade.callbacks.log_spectrum import LogSpectrum
+from lit_degrade.callbacks.perturb import Perturb
 from lit_degrade.callbacks.register_artifacts import RegisterArtifacts
 from lit_degrade.callbacks.show_progress import ShowProgress
 from lit_degrade.callbacks.write_record import WriteRecord
 
-__all__ = ["LogDamage", "LogMechanism", "LogReported", "LogSpectrum", "RegisterArtifacts", "ShowProgress", "WriteRecord"]
+__all__ = [
+    "LogDamage", "LogMechanism", "LogReported", "LogSpectrum", "Perturb", "RegisterArtifacts", "ShowProgress",
+    "WriteRecord",
+]  # fmt: skip

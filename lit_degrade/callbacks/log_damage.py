@@ -10,10 +10,6 @@ from lit_degrade.measures.drift import drift, weights_now
 from lit_degrade.measures.perplexity import Likelihood, likelihood, perplexity_of
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.subjects.lineage import recovery
-from lit_degrade.text import TokenStream
-
-KL_TOKENS = 2048
-"""Probe tokens over which the divergence from the intact subject, and the likelihood on the way, are averaged."""
 
 
 class LogDamage(pl.Callback):
@@ -34,7 +30,7 @@ class LogDamage(pl.Callback):
         """Measure the subject as it comes, and keep its weights."""
         with pl_module.record.timed("probes"):
             self.before = likelihood(pl_module.logits, pl_module.probe)
-            self.start = log_probabilities(pl_module.logits, self._few(pl_module).ids)
+            self.start = log_probabilities(pl_module.logits, pl_module.few().ids)
             self.weights = weights_now(pl_module.subject)
             self._log_likelihood(pl_module, 0)
 
@@ -54,7 +50,7 @@ class LogDamage(pl.Callback):
         record, subject = pl_module.record, pl_module.subject
         with record.timed("probes"):
             after = likelihood(pl_module.logits, pl_module.probe)
-            damaged = log_probabilities(pl_module.logits, self._few(pl_module).ids)
+            damaged = log_probabilities(pl_module.logits, pl_module.few().ids)
             self._log_likelihood(pl_module, trainer.global_step)
             record.add(
                 steps=trainer.global_step,
@@ -75,11 +71,7 @@ class LogDamage(pl.Callback):
                 )
 
     def _log_likelihood(self, module: SubjectModule, step: int) -> None:
-        module.log_now("probe_nats_per_token", likelihood(module.logits, self._few(module)).nats_per_token, step)
-
-    def _few(self, module: SubjectModule) -> TokenStream:
-        few = slice(max(1, KL_TOKENS // module.text.block))
-        return TokenStream(module.probe.ids[few], module.probe.byte_counts[few])
+        module.log_now("probe_nats_per_token", likelihood(module.logits, module.few()).nats_per_token, step)
 
 
 def _ratio(a: float, b: float) -> float:

@@ -1,7 +1,8 @@
 """What the pages of a report are made from, and how its numbers are written."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import get_args
 
@@ -9,10 +10,26 @@ from lit_degrade.evidence.figures import Drawing
 from lit_degrade.evidence.groups import OutlierFilter
 from lit_degrade.evidence.runs import Runs
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.statistics import Interval
 from lit_degrade.evidence.summaries import Row, counted
 from lit_degrade.evidence.verdicts import Answer, Verdict
 
 ANSWERS = get_args(Answer)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of a chapter, about one group of runs."""
+
+    title: str
+    note: str
+    """what is in a cell"""
+    head: list[str]
+    rows: list[list[str]]
+    group: int
+    """number of the group in its section"""
+    file: str
+    """name of the file that has these numbers and more"""
 
 
 @dataclass(frozen=True)
@@ -23,6 +40,8 @@ class Chapter:
     folder: Path
     drawings: list[Drawing]
     summary: list[Row]
+    tables: list[Table] = field(default_factory=list)
+    """those that are about more than the groups"""
 
 
 @dataclass(frozen=True)
@@ -43,11 +62,16 @@ def number(value: float | None) -> str:
 
 def estimate_words(verdict: Verdict) -> str:
     """Estimate with its interval."""
-    if math.isnan(verdict.estimate):
+    return bracketed(verdict.estimate, verdict.interval)
+
+
+def bracketed(estimate: float, interval: Interval, write: Callable[[float], str] = number) -> str:
+    """A number with its interval, where there is one."""
+    if math.isnan(estimate):
         return ""
-    if math.isnan(verdict.interval.low):
-        return number(verdict.estimate)
-    return f"{number(verdict.estimate)} [{number(verdict.interval.low)}, {number(verdict.interval.high)}]"
+    if math.isnan(interval.low):
+        return write(estimate)
+    return f"{write(estimate)} [{write(interval.low)}, {write(interval.high)}]"
 
 
 def totals_of(made: Report) -> dict[str, int]:

@@ -110,6 +110,12 @@ def label(conditions: Mapping[str, Any]) -> str:
     return ", ".join(_said(name, value) for name, value in conditions.items() if value is not None) or "all runs"
 
 
+def full_label(group: Group) -> str:
+    """Label of a group with its subject, which the label leaves out where all groups have the same."""
+    subject = group.rows["subject"].iloc[0] if "subject" in group.rows else None
+    return label({"subject": subject, **group.conditions})
+
+
 def _said(name: str, value: Any) -> str:
     if isinstance(value, list):
         return " or ".join(_said(name, item) for item in value)

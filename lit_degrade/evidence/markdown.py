@@ -1,10 +1,14 @@
 """The report as Markdown."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from lit_degrade.evidence.chapters import Chapter, Report, estimate_words, number, relative, totals_of
-from lit_degrade.evidence.runs import DEFECTS
+from lit_degrade.evidence.chapters import Chapter, Report, Table, estimate_words, number, relative, totals_of
+from lit_degrade.evidence.dose_tables import rate_tables
+from lit_degrade.evidence.exchange_rates import read_rates
+from lit_degrade.evidence.groups import make_groups, varying
+from lit_degrade.evidence.runs import DEFECTS, read_runs
 from lit_degrade.evidence.summaries import Row, counted, filtered_runs
 from lit_degrade.evidence.verdicts import Verdict
 
@@ -15,6 +19,22 @@ def markdown(made: Report) -> str:
     for chapter in made.chapters:
         lines += _chapter(chapter, made)
     return "\n".join(lines) + "\n"
+
+
+def exchange_rates_markdown(folders: Sequence[Path]) -> str:
+    """Tables of the doses that cost the same, one per group of runs, to be pasted into a document.
+
+    Args:
+        folders: a results folder, experiments below it, or single records.
+
+    Returns: nothing where no run left exchange rates.
+    Raises: UserError for a folder that does not exist, or when there is no record at all.
+    """
+    runs = read_runs(folders)
+    rows = runs.table.assign(filtered=False)
+    groups = make_groups(rows, varying(rows, runs.condition_names), "subject")
+    tables = rate_tables(read_rates(rows)[0], groups, "")
+    return "\n".join(line for table in tables for line in (f"**{table.title}.** {table.note}", "", *table_lines(table), ""))
 
 
 def _overview(made: Report) -> list[str]:
@@ -44,6 +64,9 @@ def _chapter(chapter: Chapter, made: Report) -> list[str]:
     if filtered_runs(section):
         lines += [f"Taken out by the filter: {', '.join(filtered_runs(section))}.", ""]
     lines += [*_table(chapter.summary), ""]
+    for table in chapter.tables:
+        path = (chapter.folder / table.file).relative_to(made.output)
+        lines += [f"### {table.title}", "", f"{table.note} More: [{table.file}]({path}).", "", *table_lines(table), ""]
     for drawing in chapter.drawings:
         path = (chapter.folder / f"{drawing.name}.png").relative_to(made.output)
         lines += [f"![{drawing.name}]({path})", "", drawing.caption, ""]
@@ -61,6 +84,12 @@ def _verdict_line(verdict: Verdict) -> str:
 
 def _escaped(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def table_lines(table: Table) -> list[str]:
+    """A table of a chapter as Markdown."""
+    cells = [table.head, ["---"] * len(table.head), *table.rows]
+    return ["| " + " | ".join(_escaped(cell) for cell in line) + " |" for line in cells]
 
 
 def _table(rows: Sequence[Row]) -> list[str]:

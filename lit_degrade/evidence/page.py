@@ -60,6 +60,7 @@ def _chapter(chapter: Chapter, made: Report) -> dict[str, Any]:
         "figures": [
             (drawing.name, drawing.caption, base64.b64encode(drawing.svg.encode()).decode()) for drawing in chapter.drawings
         ],
+        "tables": [(table, f"{section.design.experiment}-{table.group}") for table in chapter.tables],
         "outcomes": section.outcomes(),
         "groups": [
             _group(f"{section.design.experiment}-{i}", group, row, section.outcomes(), made)

@@ -13,6 +13,7 @@ from rich.table import Table
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.evidence.chapters import ANSWERS, Chapter, Report
 from lit_degrade.evidence.claims import Design, load_designs, shipped_designs
+from lit_degrade.evidence.dose_tables import write_dose_tables
 from lit_degrade.evidence.figures import draw
 from lit_degrade.evidence.groups import FILTER_METRICS, FilterMethod, OutlierFilter
 from lit_degrade.evidence.markdown import markdown
@@ -104,7 +105,7 @@ def _write(runs: Runs, designs: Sequence[Design], folders: list[Path], output: P
             folder = output / section.design.experiment
             folder.mkdir(parents=True, exist_ok=True)
             rows = write_summary(section, folder, rule)
-            chapters.append(Chapter(section, folder, draw(section, folder), rows))
+            chapters.append(Chapter(section, folder, draw(section, folder), rows, write_dose_tables(section, folder)))
         made = Report(runs, chapters, folders, output, rule)
         (output / REPORT).write_text(markdown(made), encoding="utf-8")
     except OSError as error:

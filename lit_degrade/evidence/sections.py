@@ -10,6 +10,8 @@ import pandas as pd
 
 from lit_degrade.evidence import statistics as st
 from lit_degrade.evidence.claims import Design
+from lit_degrade.evidence.doses import read_doses
+from lit_degrade.evidence.exchange_rates import read_rates
 from lit_degrade.evidence.groups import Group, OutlierFilter, label, make_groups, mark_outliers, varying
 from lit_degrade.evidence.runs import Runs
 from lit_degrade.evidence.verdicts import Verdict, judge
@@ -28,6 +30,10 @@ class Section:
     verdicts: list[Verdict]
     cautions: list[str] = field(default_factory=list)
     """what a reader must know about these records"""
+    doses: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """a row per dose that the runs gave (see `read_doses`)"""
+    rates: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """a row per dose that costs as much as was asked for (see `read_rates`)"""
 
     def outcomes(self) -> list[str]:
         """Outcomes of the design that some run has."""
@@ -56,7 +62,10 @@ def make_sections(runs: Runs, designs: Sequence[Design], rule: OutlierFilter | N
             outliers = mark_outliers(make_groups(rows, names, design.factor), rule)
             rows["filtered"] = rows["run_id"].isin(outliers)
         groups = make_groups(rows, names, design.factor)
-        found.append(Section(design, rows, names, groups, judge(design.claims, rows, runs.condition_names), _cautions(rows)))
+        (doses, broken), (rates, also_broken) = read_doses(rows), read_rates(rows)
+        cautions = [*_cautions(rows), *broken, *also_broken]
+        verdicts = judge(design.claims, rows, runs.condition_names)
+        found.append(Section(design, rows, names, groups, verdicts, cautions, doses, rates))
     return found
 
 

@@ -14,10 +14,13 @@ from lit_degrade.measures.perplexity import LogitsFunction, batches
 def singular_values(rows: Tensor) -> Tensor:
     """Singular values of a matrix (n, d), descending, float64, by the eigenvalues of the smaller Gram matrix.
 
-    Values below about 1e-8 of the largest are rounding; they carry no weight in any measure here.
+    Values below about 1e-8 of the largest are rounding; they carry no weight in any measure here. Rows that are not finite,
+    as a destroyed subject's may be, have no spectrum: all values, and every measure of them, are nan.
     """
     x = rows.double()
     gram = x.T @ x if x.shape[0] >= x.shape[1] else x @ x.T
+    if not bool(gram.isfinite().all()):
+        return torch.full((len(gram),), torch.nan, dtype=torch.float64)
     if gram.device.type == "cpu":  # LAPACK by way of NumPy takes three quarters of the time that torch's own call takes
         eigenvalues = torch.from_numpy(np.linalg.eigvalsh(gram.numpy()))
     else:

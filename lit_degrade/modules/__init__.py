@@ -7,7 +7,13 @@ from lit_degrade.modules.attack import AttackModule
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.modules.catalysts import CatalystModule
 from lit_degrade.modules.evaluate import EvaluateModule
+from lit_degrade.modules.exchange import ExchangeRateModule
 from lit_degrade.modules.finetune import FinetuneModule
+from lit_degrade.modules.generate import GenerateModule
 from lit_degrade.modules.pretrain import PretrainModule
+from lit_degrade.modules.prompt import PromptModule
 
-__all__ = ["AttackModule", "CatalystModule", "EvaluateModule", "FinetuneModule", "PretrainModule", "SubjectModule"]
+__all__ = [
+    "AttackModule", "CatalystModule", "EvaluateModule", "ExchangeRateModule", "FinetuneModule", "GenerateModule",
+    "PretrainModule", "PromptModule", "SubjectModule",
+]  # fmt: skip

@@ -18,6 +18,9 @@ from lit_degrade.text import TextSource, TokenStream
 RANK_TOKENS = 1024
 """Tokens whose hidden states make a spectrum: the same number in every run, since effective rank grows with it."""
 
+KL_TOKENS = 2048
+"""Probe tokens over which the divergence from the intact subject, and the likelihood on the way, are averaged."""
+
 
 class SubjectModule(pl.LightningModule):
     """A run on one subject. `prepare` loads and checks everything a user can get wrong, before anything is written."""
@@ -31,6 +34,8 @@ class SubjectModule(pl.LightningModule):
     """Lightning's verbs that this module answers"""
     headline: tuple[str, ...] = ()
     """columns of the summary that are printed at the end"""
+    journal_name: str = ""
+    """file of the record in which an unfinished run keeps what it has done, if it goes on from there"""
 
     def __init__(self, subject: SubjectSpec, text: TextSource, seed: int) -> None:
         """Keep what the run is about.
@@ -65,6 +70,11 @@ class SubjectModule(pl.LightningModule):
     def hidden_spectra(self) -> list[LayerSpectrum]:
         """Spectra of the hidden states behind every block, over the first RANK_TOKENS probe tokens."""
         return hidden_spectra(self.logits, self.subject.anatomy.blocks, self.probe.ids[: RANK_TOKENS // self.text.block])
+
+    def few(self) -> TokenStream:
+        """The first KL_TOKENS probe tokens."""
+        few = slice(max(1, KL_TOKENS // self.text.block))
+        return TokenStream(self.probe.ids[few], self.probe.byte_counts[few])
 
     def shared(self, what: str, depends_on: Mapping[str, Any], compute: Callable[[], Parts]) -> Parts:
         """What other runs on the same things need too: from the cache, or computed and kept there."""

@@ -41,8 +41,8 @@ class Method:
 
     def check(self, name: str, level: float) -> None:
         """Raise: UserError for a level outside the range."""
-        whole = self.none != math.inf or level == math.inf or level == int(level)
-        if math.isnan(level) or not (self.low <= level <= self.high) or not whole or (level == math.inf != self.none):
+        whole = self.none != math.inf or level == math.inf or float(level).is_integer()
+        if not (self.low <= level <= self.high) or not whole or (level == math.inf != self.none):  # NaN is in no range
             raise UserError(f"Level {level:g} of {name} is outside its range: expected {self.levels} [{self.unit}].")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lit_degrade.errors import UserError
 from lit_degrade.perturbations.bits import WIDTHS, bit_numbers, flips
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, Tied
 from lit_degrade.perturbations.storage import Floats, Quantised, Write, stored
@@ -109,7 +110,8 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int) -> float:
     """The dose that a change amounts to, in the unit of its method.
 
     Multiplicative noise: root mean square of (W' - W) / W over W other than 0. Additive noise: of W' - W, in standard
-    deviations of the tensor or absolute. Zeroing and sign flips: share of the nonzero weights that are zero now, or have another sign.
+    deviations of the tensor or absolute. Zeroing and sign flips: share of the nonzero weights that are
+    zero now, or have another sign.
     Quantisation: distinct values, the most in any channel.
     """
     nonzero = before != 0
@@ -150,12 +152,10 @@ def plan(
     if dose.level == method.none:
         return Edit(site, settings, dose.level, weights, [], chosen)
     place, change, draws = weights.read(site), CHANGES[settings.method], _draws(settings, site, dose)
-    if chosen is None:
-        new = change(place, dose.level, draws, site.input_axis)
-    else:
-        new = place.float().clone(memory_format=torch.contiguous_format)
-        new.view(-1)[chosen] = change(new.view(-1)[chosen], dose.level, draws, 0)
-    return Edit(site, settings, dose.level, weights, weights.write(site, new), chosen)
+    if chosen is not None:
+        place = place[torch.unravel_index(chosen, place.shape)]
+    writes = weights.write(site, change(place, dose.level, draws, site.input_axis), chosen)
+    return Edit(site, settings, dose.level, weights, writes, chosen)
 
 
 def _plan_flips(
@@ -163,6 +163,8 @@ def _plan_flips(
 ) -> Edit:
     own = chosen
     if settings.bits == "scales" and isinstance(weights, Quantised):
+        if chosen is not None:
+            raise UserError(f"'{site.parameter}': a selection names weights, and its scales are shared. Choose other bits.")
         place, own = weights.scale_bits(site)
         bits = range(WIDTHS["fp32"])
     else:
@@ -205,10 +207,12 @@ def edits(subject: Subject, settings: PerturbationSettings, dose: Dose) -> Itera
 
 
 @contextmanager
-def perturbed(subject: Subject, settings: PerturbationSettings, dose: Dose) -> Iterator[list[EditRecord]]:
+def perturbed(
+    subject: Subject, settings: PerturbationSettings, dose: Dose, recorded: bool = True
+) -> Iterator[list[EditRecord]]:
     """Perturb a subject; on leaving, however that happens, every weight is as it was, bit for bit.
 
-    Yields: what each edit does, site by site.
+    Yields: what each edit does, site by site; nothing when it is not to be `recorded`.
     Raises: UserError before anything is changed or with everything undone.
     """
     applied: list[Edit] = []
@@ -216,7 +220,8 @@ def perturbed(subject: Subject, settings: PerturbationSettings, dose: Dose) -> I
     with _untied(subject, settings.tied):
         try:
             for edit in edits(subject, settings, dose):
-                records.append(edit.record())
+                if recorded:
+                    records.append(edit.record())
                 applied.append(edit)  # before it is applied: an interruption may come in between
                 edit.apply_()
             yield records

@@ -69,9 +69,9 @@ class Floats:
         """Weights of a site: a view."""
         return site.view(self.tensor)
 
-    def write(self, site: Site, weights: Tensor) -> list[Write]:
-        """What stores new weights of a site, float32 (…)."""
-        return [Write(self.read(site), weights.to(self.tensor.dtype))]
+    def write(self, site: Site, weights: Tensor, chosen: Tensor | None = None) -> list[Write]:
+        """What stores new weights of a site, float32 (…); or of some of them, (k,), at flat positions `chosen` (k,)."""
+        return [Write(self.read(site), weights.to(self.tensor.dtype), chosen)]
 
     def codes(self, site: Site) -> Tensor:
         """Stored bits of a site as integers: a view."""
@@ -89,7 +89,7 @@ class Floats:
             if write.indices is None:
                 weights = write.values
             else:
-                as_integers(weights).view(-1)[write.indices] = write.values
+                as_integers(weights).view(-1)[write.indices] = as_integers(write.values)
         return weights
 
 
@@ -119,19 +119,26 @@ class Quantised:
         """Weights of a site, float32."""
         return site.view(self._decode(self._codes, self.scales))
 
-    def write(self, site: Site, weights: Tensor) -> list[Write]:
+    def write(self, site: Site, weights: Tensor, chosen: Tensor | None = None) -> list[Write]:
         """What stores new weights of a site, rounded to its format; a scale grows where it must and never shrinks.
 
-        Raises: UserError when a scale is shared with weights outside the site.
+        Args:
+            site: where.
+            weights: float32 (…); or (k,), at flat positions `chosen` (k,).
+            chosen: of some weights only.
+
+        Raises: UserError when a scale would have to grow that other weights share.
         """
         whole = self._decode(self._codes, self.scales)
-        site.view(whole).copy_(weights)
-        codes, scales = self._encode(whole)
         inside = torch.zeros_like(whole, dtype=torch.bool)
-        site.view(inside).fill_(True)
-        codes = codes.where(inside, self._codes)
-        scales = self._own_scales(inside, scales)
-        return [Write(self.stored, self._pack(codes)), Write(self.scales, scales)]
+        for tensor, values in ((whole, weights), (inside, torch.ones_like(weights, dtype=torch.bool))):
+            place = site.view(tensor)
+            place[... if chosen is None else torch.unravel_index(chosen, place.shape)] = values
+        codes, scales = self._encode(whole)
+        own, shared = self._scale_sites(inside)
+        if bool((scales != self.scales)[shared].any()):
+            raise self._shared()
+        return [Write(self.stored, self._pack(codes.where(inside, self._codes))), Write(self.scales, scales.where(own, self.scales))]
 
     def codes(self, site: Site) -> Tensor:
         """Codes of a site as integers, one each."""
@@ -145,10 +152,16 @@ class Quantised:
         return [Write(self.stored, self._pack(whole.view(self._codes.dtype)))]
 
     def scale_bits(self, site: Site) -> tuple[Tensor, Tensor]:
-        """All scales of the matrix as integers (a view), and the flat positions of those that are the site's own."""
+        """All scales of the matrix as integers (a view), and the flat positions of those that are the site's own.
+
+        Raises: UserError when one is shared with weights outside the site.
+        """
         inside = torch.zeros(self.shape, dtype=torch.bool, device=self.scales.device)
         site.view(inside).fill_(True)
-        return as_integers(self.scales), self._scale_sites(inside).nonzero().flatten()
+        own, shared = self._scale_sites(inside)
+        if bool(shared.any()):
+            raise self._shared()
+        return as_integers(self.scales), own.nonzero().flatten()
 
     def decoded(self, site: Site, writes: Sequence[Write]) -> Tensor:
         """Weights of a site as they will be when written, float32."""
@@ -201,11 +214,8 @@ class Quantised:
         middles = (self.state.code[1:] + self.state.code[:-1]) / 2
         return torch.bucketize(units, middles).to(torch.uint8), scales
 
-    def _scale_sites(self, inside: Tensor) -> Tensor:
-        """Which scales belong to weights inside.
-
-        Raises: UserError when one belongs to weights outside too.
-        """
+    def _scale_sites(self, inside: Tensor) -> tuple[Tensor, Tensor]:
+        """Which scales belong to weights inside only, and which to weights inside and outside."""
         if self.state is None:
             parts = inside
         else:
@@ -213,13 +223,11 @@ class Quantised:
             padded = torch.nn.functional.pad(inside.flatten().to(torch.int8), (0, missing), value=-1)
             parts = padded.view(-1, self.state.blocksize)
             parts = torch.where(parts < 0, parts.amax(1, keepdim=True), parts).bool()
-        some, every = parts.any(1), parts.all(1)
-        if bool((some != every).any()):
-            raise UserError(f"'{self.name}' is stored as {self.format}, with scales that the target shares with other weights.")
-        return some
+        every = parts.all(1)
+        return every, parts.any(1) & ~every
 
-    def _own_scales(self, inside: Tensor, scales: Tensor) -> Tensor:
-        return scales.where(self._scale_sites(inside), self.scales)
+    def _shared(self) -> UserError:
+        return UserError(f"'{self.name}' is stored as {self.format}, with scales that the target shares with other weights.")
 
 
 def stored(model: Any, name: str) -> Floats | Quantised:

@@ -24,6 +24,7 @@ def sites_of(subject: Subject, settings: PerturbationSettings) -> list[Site]:
     anatomy, depths = subject.anatomy, numbers(settings.layers, "layers")
     target = PUBLISHED_TARGETS[settings.target][0] if settings.target in PUBLISHED_TARGETS else settings.target
     if target == "all":
+        anatomy.select("blocks", depths)  # refuses layers that do not exist
         found = [site for site in anatomy.sites if site.kind != "adapter" and (depths is None or site.depth in depths)]
     else:
         found = anatomy.select(target, depths, _KINDS.get(target, _WEIGHTS))
@@ -59,6 +60,8 @@ def load_selection(subject: Subject, settings: PerturbationSettings, sites: Sequ
         found = load_file(path)
     except Exception as error:  # the library raises classes of its own
         raise UserError(f"Selection '{path}' cannot be read: {' '.join(str(error).split())}") from error
+    if not found:
+        raise UserError(f"Selection '{path}' is empty: it would change nothing.")
     known = {site.parameter for site in sites}
     for name, indices in found.items():
         if name not in known:
@@ -70,7 +73,7 @@ def load_selection(subject: Subject, settings: PerturbationSettings, sites: Sequ
         inside = sum(len(within(site, stored(subject.model, name).shape, indices)) for site in sites if site.parameter == name)
         if inside < len(indices):
             raise UserError(f"Selection '{path}': {len(indices) - inside} weights of '{name}' are not in '{settings.target}'.")
-    return found
+    return {name: indices.sort().values for name, indices in found.items()}  # the same draws in whatever order they are named
 
 
 def within(site: Site, shape: torch.Size, indices: Tensor | None) -> Tensor:

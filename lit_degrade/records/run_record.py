@@ -90,8 +90,11 @@ class RunRecord:
         manifest = self.folder / paths.MANIFEST
         return json.loads(manifest.read_text())["exit_state"] if manifest.is_file() else None
 
-    def open(self) -> None:
+    def open(self, journal: str = "") -> None:
         """Make the hidden folder and lock it, after any other process that is writing the same record has ended.
+
+        Args:
+            journal: file name; what an earlier run of the same config that did not come to its end left there is kept.
 
         Raises: UserError when the results folder cannot be written.
         """
@@ -101,8 +104,9 @@ class RunRecord:
                     parent.mkdir(exist_ok=True)
                     self._created.append(parent)
             self._take_lock()
-            for left_over in self.partial.iterdir():
-                shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+            self._clear(journal)
+            if journal and self.finished() in ("failed", "interrupted") and (self.folder / journal).exists():
+                shutil.copyfile(self.folder / journal, self.partial / journal)
         except OSError as error:
             self.discard()
             raise UserError(
@@ -182,13 +186,23 @@ class RunRecord:
         self._unlock()
         return self.folder
 
-    def discard(self) -> None:
-        """Remove everything this record has written, and the folders it made."""
-        shutil.rmtree(self.partial, ignore_errors=True)
+    def discard(self, journal: str = "") -> None:
+        """Remove everything this record has written but a journal, and the folders it made."""
+        with suppress(OSError):
+            self._clear(journal)
+            self.partial.rmdir()
         self._unlock()
         for path in reversed(self._created):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+    def _clear(self, journal: str) -> None:
+        """Empty the hidden folder, but for a journal that has entries."""
+        for left_over in self.partial.iterdir():
+            if left_over.is_dir():
+                shutil.rmtree(left_over)
+            elif left_over.name != journal or not left_over.stat().st_size:
+                left_over.unlink()
 
     def _take_lock(self) -> None:
         """Lock the hidden folder itself; the lock goes with the process, however it ends."""

@@ -42,6 +42,8 @@ class Subject:
     """half-precision compute dtype when float32 master weights are kept, else None"""
     lineage: Lineage = ()
     """stages it has been through, intact first"""
+    processor: Any = None
+    """of an image-text subject: turns pictures into what the model takes; None for text-only subjects"""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute at the subject's precision while its float32 master weights stay exact."""
@@ -112,6 +114,8 @@ class Subject:
             self.model.save_pretrained(folder, state_dict=state, safe_serialization=True)
             config.dtype = dtype
         self.tokenizer.save_pretrained(folder)
+        if self.processor is not None:
+            self.processor.save_pretrained(folder)
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -196,12 +200,30 @@ def load_subject(spec: SubjectSpec, seed: int, device: torch.device, train: bool
         with quiet_libraries():
             model = _load_model(place, spec, device, offline)
             tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=offline, trust_remote_code=False)
+            processor = _load_processor(place, offline) if hasattr(model.config, "vision_config") else None
     except UserError:
         raise
     except Exception as error:  # hub, config, safetensors and tokenizer libraries each raise classes of their own
         raise UserError(_loading_failure(spec, place, offline, error)) from error
     subject = _prepare(spec, model, tokenizer, seed, train)
-    return replace(subject, lineage=read_lineage(Path(place), spec.name, subject.sha256))
+    return replace(subject, lineage=read_lineage(Path(place), spec.name, subject.sha256), processor=processor)
+
+
+def _load_processor(place: str, offline: bool) -> Any:
+    """Processor of an image-text subject; None where none of its files are there.
+
+    Pictures are always prepared by Pillow, whether or not torchvision is installed: both round differently.
+    """
+    from transformers import AutoImageProcessor, AutoProcessor
+    from transformers.models.auto.image_processing_auto import get_image_processor_config
+
+    if not get_image_processor_config(place, local_files_only=offline):
+        return None
+    processor = AutoProcessor.from_pretrained(place, local_files_only=offline, trust_remote_code=False)
+    processor.image_processor = AutoImageProcessor.from_pretrained(
+        place, local_files_only=offline, trust_remote_code=False, backend="pil"
+    )
+    return processor
 
 
 def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bool) -> Any:

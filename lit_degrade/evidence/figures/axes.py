@@ -67,15 +67,16 @@ def scale_axis(ax: Axes, which: Literal["x", "y"], outcome: str, values: Values)
     start = math.floor(math.log10(np.median(sizes)))
     set_scale, axis = (ax.set_xscale, ax.xaxis) if which == "x" else (ax.set_yscale, ax.yaxis)
     set_scale("symlog", linthresh=10.0**start)
-    axis.set_major_locator(_Decades(start))
+    axis.set_major_locator(Decades(start))
     axis.set_minor_locator(NullLocator())
     return f"{label}\n(linear up to {10.0**start:g})"
 
 
-class _Decades(Locator):
+class Decades(Locator):
     """Few ticks at powers of ten, for an axis that is linear below 10^start."""
 
     def __init__(self, start: int) -> None:
+        """Remember the exponent `start`."""
         self.start = start
 
     def __call__(self) -> list[float]:

@@ -9,6 +9,8 @@ import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lit_degrade.evidence.figures.bars import bar_plates
+from lit_degrade.evidence.figures.dose_response import dose_plates
+from lit_degrade.evidence.figures.exchange_rates import rate_plates
 from lit_degrade.evidence.figures.ladder import ladder_plates
 from lit_degrade.evidence.figures.looks import STYLE
 from lit_degrade.evidence.figures.panels import Plate
@@ -44,10 +46,10 @@ def draw(section: Section, folder: Path) -> list[Drawing]:
 
 
 def compose(section: Section) -> list[Plate]:
-    """The figures of a section: the main figure, trajectories, spectra."""
+    """The figures of a section: the main figure, exchange rates, doses, trajectories, spectra."""
     with mpl.rc_context(STYLE):
         main = curve_plates(section) or ladder_plates(section) or bar_plates(section)
-        return [*main, *trajectory_plates(section), *spectra_plates(section)]
+        return [*main, *rate_plates(section), *dose_plates(section), *trajectory_plates(section), *spectra_plates(section)]
 
 
 def _save(plate: Plate, experiment: str, folder: Path) -> Drawing:

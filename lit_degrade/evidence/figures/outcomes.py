@@ -42,11 +42,64 @@ OUTCOMES = {
     "displacement": Outcome("displacement of weights", "L2 norm of weights"),
     "drift": Outcome("drift of weights", "relative L2 norm"),
 }
+TEXT_MEASURES = {
+    "distinct_1": Outcome("different words", "share of words"),
+    "distinct_2": Outcome("different pairs of words", "share of pairs"),
+    "seq_rep_4": Outcome("repeated runs of four words", "share of runs"),
+    "mattr": Outcome("different words in a moving window", "share of words"),
+    "compression_ratio": Outcome("compression by zlib", "bytes / bytes after"),
+    "loop_share": Outcome("words in a final loop", "share of words"),
+    "self_bleu": Outcome("likeness of samples, self-BLEU", "0 to 100"),
+    "nats_intact": Outcome("loss under the intact subject", _NATS),
+    "words": Outcome("length", "words"),
+    "empty_rate": Outcome("empty answers", _PERCENT, 100),
+    "cap_rate": Outcome("answers cut at the length limit", _PERCENT, 100),
+    "accuracy": Outcome("correct answers", _PERCENT, 100),
+    "parse_failure_rate": Outcome("unreadable answers", _PERCENT, 100),
+}
+"""Measures of generated text, which follow the name of a task in the name of a column: `dreams_it.distinct_2`."""
+
+
+class Method(NamedTuple):
+    """How a method of perturbation and its dose are written."""
+
+    label: str
+    dose: str
+    """what a level is"""
+    unit: str
+
+    @property
+    def axis(self) -> str:
+        """Dose with unit."""
+        return f"{self.dose} [{self.unit}]"
+
+
+METHODS = {
+    "mult_gauss": Method("multiplicative noise", "σ of Gaussian noise", "× each weight"),
+    "add_gauss": Method("additive noise", "σ of Gaussian noise", "× that of the tensor"),
+    "add_gauss_absolute": Method("additive noise, absolute", "σ of Gaussian noise", "unit of weights"),
+    "ablation": Method("random ablation", "zeroed by chance", "share of weights"),
+    "zero": Method("zeroing", "zeroed at random, exactly", "share of weights"),
+    "prune_magnitude": Method("magnitude pruning", "smallest zeroed", "share of weights"),
+    "sign_flip": Method("sign flips", "signs flipped", "share of weights"),
+    "uni_quant": Method("quantisation by tensor", "values per tensor", "number"),
+    "uni_quant_channel": Method("quantisation by channel", "values per channel", "number"),
+    "bit_flip": Method("bit flips", "stored bits flipped", "share of bits"),
+}
+"""Methods of perturbation, in the order in which they are listed."""
 
 
 def outcome_of(name: str) -> Outcome:
     """How an outcome is written; what is not listed is shown as it was recorded."""
-    return OUTCOMES.get(name, Outcome(words(name), "as recorded"))
+    measure = name.rpartition(".")[2]
+    if measure.startswith("accuracy_"):
+        return Outcome(f"correct answers, {words(measure.removeprefix('accuracy_'))}", _PERCENT, 100)
+    return OUTCOMES.get(name) or TEXT_MEASURES.get(measure) or Outcome(words(name), "as recorded")
+
+
+def method_of(name: str) -> Method:
+    """How a method is written; what is not listed is shown by its name."""
+    return METHODS.get(name, Method(words(name), "dose", "as recorded"))
 
 
 def words(name: str) -> str:

@@ -1,0 +1,99 @@
+"""Which dose of each perturbation costs the same: reading the doses that runs found, and their means on a log scale."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lit_degrade.evidence.doses import Estimate, estimate, observations
+from lit_degrade.evidence.groups import Group, full_label
+from lit_degrade.evidence.record_tables import Layout, of_runs, read_tables
+from lit_degrade.evidence.statistics import Interval
+from lit_degrade.records.paths import EXCHANGE_RATES
+
+LAYOUT = Layout(
+    EXCHANGE_RATES,
+    words=("method", "target"),
+    numbers=("repetition", "cost"),
+    maybe=("level", "relative_norm", "nats_lost", "weights", "nats_at_maximum"),
+    truths=("random", "reached"),
+    key=("method", "target", "cost", "repetition"),
+)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """What one method needs at one target of one group of runs to do the damage that was asked for."""
+
+    method: str
+    target: str
+    cost: float
+    """nats per token that were asked for"""
+    dose: Estimate
+    """in the unit of the method: geometric mean over repetitions that reached the cost, interval on a log scale"""
+    norm: Estimate
+    """of the change relative to that of the weights, likewise"""
+    nats_lost: float
+    """mean of what was measured at these doses"""
+    weights: float
+    """number in the target"""
+    missed: int
+    """repetitions (identical ones once) whose largest dose does not cost as much"""
+    nats_at_maximum: float
+    """mean loss of those at the largest dose; inf where it is not finite"""
+
+
+def read_rates(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """Exchange rates of all runs that the filter leaves, and what is wrong with their files (see `read_tables`)."""
+    rates, cautions = read_tables(rows, LAYOUT)
+    if not len(rates):
+        return rates, cautions
+    sizes = rates[["level", "relative_norm"]]
+    good = ~rates["reached"] | ((sizes > 0) & np.isfinite(sizes)).all(axis=1)
+    if not good.all():
+        cautions.append(
+            f"{EXCHANGE_RATES}: left out {(~good).sum()} lines that say they reach the cost, without a dose or norm."
+        )
+    return rates[good].reset_index(drop=True), cautions
+
+
+def rates_of(rates: pd.DataFrame, group: Group) -> list[Rate]:
+    """Every target and method of a group of runs, in the order in which they were written."""
+    own = of_runs(rates, list(group.rows["run_id"]))
+    if not len(own):
+        return []
+    return [_rate(found) for _, found in own.groupby(["cost", "target", "method"], sort=False)]
+
+
+def _rate(found: pd.DataFrame) -> Rate:
+    """Repetitions of one method at one target."""
+    reached, missed = found[found["reached"]], found[~found["reached"]]
+    dose, norm = (_geometric(reached, name) for name in ("level", "relative_norm"))
+    lost = observations(missed.assign(one=missed["nats_at_maximum"].fillna(math.inf)), "one") if len(missed) else np.empty(0)
+    first = found.iloc[0]
+    return Rate(
+        first["method"], first["target"], first["cost"], dose, norm, estimate(observations(reached, "nats_lost")).mean,
+        float(found["weights"].max()), len(lost), float(lost.mean()) if len(lost) else math.nan,
+    )  # fmt: skip
+
+
+def _geometric(reached: pd.DataFrame, name: str) -> Estimate:
+    """Mean and interval of the logarithms, as numbers again."""
+    it = estimate(observations(reached.assign(log=np.log(reached[name])), "log"))
+    return Estimate(it.n, math.exp(it.mean), Interval(math.exp(it.interval.low), math.exp(it.interval.high)), it.diverged)
+
+
+def rate_rows(rates: pd.DataFrame, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """One row for every group, target and method."""
+    return [{"group": full_label(group), **group.conditions} | _row(rate) for group in groups for rate in rates_of(rates, group)]
+
+
+def _row(rate: Rate) -> dict[str, Any]:
+    row: dict[str, Any] = {"target": rate.target, "method": rate.method, "cost": rate.cost, "weights": rate.weights}
+    row |= {"n_reached": rate.norm.n, "n_not_reached": rate.missed}
+    for name, it in (("dose", rate.dose), ("relative_norm", rate.norm)):
+        row |= {name: it.mean, f"{name}_low": it.interval.low, f"{name}_high": it.interval.high}
+    return row | {"nats_lost": rate.nats_lost, "nats_at_maximum": rate.nats_at_maximum}

@@ -1,0 +1,142 @@
+"""Which dose of every method, in every target, costs the same loss: `test --config configs/exchange_rate.yaml`."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lit_degrade.errors import UserError, unknown
+from lit_degrade.measures.perplexity import likelihood
+from lit_degrade.modules.base import SubjectModule
+from lit_degrade.modules.progress import Progress
+from lit_degrade.perturbations.catalog import METHODS, MethodName, PerturbationSettings
+from lit_degrade.perturbations.edits import Dose, EditRecord, edits, perturbed, totals
+from lit_degrade.perturbations.exchange import dose_range, find_dose
+from lit_degrade.records import paths
+from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.subjects.loading import load_subject, weights_sha256
+from lit_degrade.text import TextSource
+
+
+class ExchangeRateModule(SubjectModule):
+    """For every method and target the dose that costs `cost` nats per token of held-out text, with other draws each time."""
+
+    verbs = ("test",)
+    headline = ("probe_tokens", "nats_per_token_pre", "searches", "reached")
+
+    def __init__(
+        self,
+        subject: SubjectSpec,
+        text: TextSource,
+        seed: int,
+        methods: str = "all",
+        targets: str = "components",
+        cost: float = 0.1,
+        repetitions: int = 3,
+        perturbation: PerturbationSettings = PerturbationSettings(schedule="progressive"),  # noqa: B008 (frozen)
+    ) -> None:
+        """Describe the searches.
+
+        Args:
+            subject: the patient; every dose is undone.
+            text: probe text.
+            seed: of every random draw.
+            methods: names from `list perturbations`, with commas between, or `all`.
+            targets: names from `list targets`, with commas between; `components`: every one that the subject has, and blocks.
+            cost: loss that is looked for. [nats/token]
+            repetitions: searches with other draws; one for methods that draw nothing.
+            perturbation: how to perturb; methods and targets are those above.
+        """
+        super().__init__(subject, text, seed)
+        self.methods = list(METHODS) if methods == "all" else [name.strip() for name in methods.split(",")]
+        for name in self.methods:
+            if name not in METHODS:
+                raise unknown("method", name, METHODS)
+        if cost <= 0 or repetitions < 1:
+            raise UserError(f"cost={cost:g} and repetitions={repetitions}: expected a cost above 0 and 1 repetition or more.")
+        self.asked, self.cost, self.repetitions, self.how = targets, cost, repetitions, perturbation
+        self.rows: list[dict[str, Any]] = []
+        self.searches: list[tuple[PerturbationSettings, int]] = []
+        self.before = math.nan
+        self.intact_sha256 = ""
+        self.bar: Progress
+
+    def prepare(self, device: torch.device) -> None:
+        """Load the subject and find every target in it."""
+        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
+        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+        known = [*self.subject.anatomy.components, "blocks"]
+        targets = known if self.asked == "components" else [name.strip() for name in self.asked.split(",")]
+        self.searches = list(self._searches(targets))
+
+    def _searches(self, targets: list[str]) -> Iterator[tuple[PerturbationSettings, int]]:
+        for target in targets:
+            for method in self.methods:
+                settings = replace(self.how, method=cast(MethodName, method), target=target)
+                next(edits(self.subject, settings, Dose(dose_range(method)[0], self.seed)))
+                for repetition in range(self.repetitions if METHODS[method].random else 1):
+                    yield settings, repetition
+
+    def test_dataloader(self) -> DataLoader[Tensor]:
+        """Index of every search."""
+        return DataLoader(range(len(self.searches)), batch_size=None)  # type: ignore[arg-type]
+
+    def on_test_start(self) -> None:
+        """Measure the intact subject."""
+        measured = likelihood(self.logits, self.probe)
+        self.before = measured.nats_per_token
+        self.intact_sha256 = weights_sha256(self.subject.model)
+        self.record.add(probe_tokens=measured.tokens, cost=self.cost, **measured.facts("pre"))
+        self.bar = self.progress("searching", len(self.searches))
+        self.bar.__enter__()
+
+    def test_step(self, batch: int, batch_idx: int) -> None:
+        """One search."""
+        settings, repetition = self.searches[batch]
+        found = find_dose(settings.method, self.cost, lambda level: self._loss(settings, repetition, level)[0])
+        dose: dict[str, Any] = {}
+        if found.reached:
+            loss, records = self._loss(settings, repetition, found.level, recorded=True)
+            dose = {"level": found.level, "relative_norm": totals(records)["relative_norm"], "nats_lost": loss}
+        with perturbed(self.subject, settings, Dose(dose_range(settings.method)[0], self.seed, repetition)) as records:
+            weights = sum(record.weights for record in records)
+        self.rows.append(
+            {
+                "method": settings.method,
+                "target": settings.target,
+                "repetition": repetition,
+                "random": METHODS[settings.method].random,
+                **{"level": None, "relative_norm": None, "nats_lost": None},
+                **dose,
+                "weights": weights,
+                "reached": found.reached,
+                "nats_at_maximum": found.loss_at_maximum,
+                "cost": self.cost,
+            }
+        )
+        self.bar.advance()
+
+    def on_test_epoch_end(self) -> None:
+        """Write the table, and make sure that the subject is what it was."""
+        self.bar.__exit__()
+        if weights_sha256(self.subject.model) != self.intact_sha256:
+            raise RuntimeError("the subject's weights are not what they were before the first dose")
+        self.record.hashes["subject_after"] = self.intact_sha256
+        self.record.save_table(paths.EXCHANGE_RATES, self.rows)
+        self.record.add(searches=len(self.rows), reached=sum(row["reached"] for row in self.rows))
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Remove the bar."""
+        self.bar.__exit__()
+
+    def _loss(
+        self, settings: PerturbationSettings, repetition: int, level: float, recorded: bool = False
+    ) -> tuple[float, list[EditRecord]]:
+        """Nats per token lost under a dose, infinite where the loss is not a number; and what the dose does, if asked for."""
+        with perturbed(self.subject, settings, Dose(level, self.seed, repetition), recorded) as records:
+            lost = likelihood(self.logits, self.probe).nats_per_token - self.before
+        return (math.inf if math.isnan(lost) else lost), records

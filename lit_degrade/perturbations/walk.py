@@ -1,0 +1,71 @@
+"""Which doses a run walks through: variants x levels x repetitions."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import cast
+
+from lit_degrade.errors import UserError
+from lit_degrade.perturbations.catalog import METHODS, VARIANTS, MethodName, PerturbationSettings, choose_variants
+from lit_degrade.perturbations.edits import Dose
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One dose of one variant."""
+
+    variant: str
+    """its name; that of method and target where it has none"""
+    settings: PerturbationSettings
+    dose: Dose
+    level_index: int
+
+    @property
+    def key(self) -> str:
+        """What tells it from all others of a run."""
+        return f"{self.variant}/{self.level_index}/{self.dose.repetition}"
+
+    @property
+    def random(self) -> bool:
+        """Whether repetitions have other weights."""
+        method = METHODS[self.settings.method]
+        return method.random and self.dose.level != method.none
+
+
+def walk(settings: PerturbationSettings, variants: str, levels: Sequence[float], repetitions: int, seed: int) -> list[Cell]:
+    """Every dose, repetitions fastest.
+
+    Args:
+        settings: method and target where no variant is named; how to perturb in any case.
+        variants: names, indexes and ranges of VARIANTS, `all`, or nothing.
+        levels: to walk through; empty for those of the variants.
+        repetitions: of every level, with other draws.
+        seed: of the run.
+
+    Raises: UserError for variants or levels that do not exist, and where there is nothing to walk through.
+    """
+    if repetitions < 1:
+        raise UserError(f"repetitions={repetitions}: expected 1 or more.")
+    if variants:
+        chosen = {name: VARIANTS[name] for name in choose_variants(variants)}
+        named = {
+            name: (replace(settings, method=cast(MethodName, variant.method), target=variant.target), levels or variant.levels)
+            for name, variant in chosen.items()
+        }
+    elif settings.method == "none":
+        return []
+    else:
+        named = {f"{settings.method}_{settings.target}": (settings, levels)}
+        if not levels:
+            raise UserError(f"perturbation.method '{settings.method}' needs levels: --model.levels '[LEVEL, …]'.")
+    cells = []
+    for name, (how, doses) in named.items():
+        for index, level in enumerate(doses):
+            METHODS[how.method].check(how.method, level)
+            cells += [Cell(name, how, Dose(level, seed, repetition), index) for repetition in range(repetitions)]
+    return cells
+
+
+def intact(seed: int) -> Cell:
+    """No dose at all."""
+    return Cell("intact", PerturbationSettings(), Dose(math.nan, seed), 0)
