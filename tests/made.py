@@ -109,7 +109,7 @@ TEXTS = {
 """Task -> its measures."""
 
 
-def dose_rows(
+def doses(
     names: Sequence[str] = tuple(VARIANTS), repetitions: int = 3, seed: int = 43, size: float = 1.0
 ) -> list[dict[str, Any]]:
     """Doses of some variants: what they cost grows with the fourth power of how far the level is, and varies by a fifth."""
@@ -140,7 +140,7 @@ def _text_measure(measure: str, share: float) -> float:
     return scale * (share if rises else 0.9 * (1 - share) + 0.05)
 
 
-def rate_rows(
+def exchange_rates(
     methods: Sequence[str], targets: Sequence[str], repetitions: int = 3, seed: int = 43, size: float = 1.0
 ) -> list[dict[str, Any]]:
     """Exchange rates: the later a method, the larger the change it takes; the last reaches it at every other target."""

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import WandbLogger
 
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import paths
-from lit_degrade.records.tracking import log_artifact, use_subject
+from lit_degrade.records.tracking import log_artifact, log_outputs, use_subject
 from lit_degrade.subjects.lineage import write_lineage
 from lit_degrade.subjects.loading import weights_sha256
 
@@ -45,6 +45,14 @@ class RegisterArtifacts(pl.Callback):
                 use_subject(logger, before)
                 for name, kind in kinds.items():
                     log_artifact(logger, record.partial / name, f"{kind}-{record.run_id}", kind, {"lineage": lineage})
+
+    def on_predict_end(self, trainer: pl.Trainer, pl_module: SubjectModule) -> None:  # type: ignore[override]
+        """Register the generated text, as files and as a table."""
+        record = pl_module.record
+        files = sorted(record.partial.glob(paths.OUTPUTS))
+        for logger in trainer.loggers:
+            if isinstance(logger, WandbLogger) and files:
+                log_outputs(logger, files, f"outputs-{record.run_id}", {"sha256": record.hashes})
 
 
 def _measured(module: SubjectModule, when: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from lit_degrade.evidence.groups import Group, full_label
-from lit_degrade.evidence.record_tables import Layout, of_runs, read_tables
+from lit_degrade.evidence.record_tables import Layout, drawable, of_runs, read_tables
 from lit_degrade.evidence.statistics import NOWHERE, ROUNDING, Interval, Values, t_interval
 from lit_degrade.records.paths import DOSES
 
@@ -68,7 +68,8 @@ def read_doses(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if not len(doses):
         return doses, cautions
     counted = doses["method"].map(counts_levels)
-    good = np.isfinite(doses["level"]) & ~(counted & (doses["level"] <= 0)) | (counted & (doses["level"] == math.inf))
+    level = doses["level"]
+    good = np.where(counted, (level > 0) & (drawable(level) | (level == math.inf)), drawable(level))
     if not good.all():
         cautions.append(f"{DOSES}: left out {(~good).sum()} doses whose level cannot be drawn, such as an infinite σ.")
     return doses.assign(**{DAMAGE: doses[DAMAGE].fillna(math.inf)})[good].reset_index(drop=True), cautions

@@ -10,7 +10,7 @@ import pandas as pd
 
 from lit_degrade.evidence.doses import Estimate, estimate, observations
 from lit_degrade.evidence.groups import Group, full_label
-from lit_degrade.evidence.record_tables import Layout, of_runs, read_tables
+from lit_degrade.evidence.record_tables import Layout, drawable, of_runs, read_tables
 from lit_degrade.evidence.statistics import Interval
 from lit_degrade.records.paths import EXCHANGE_RATES
 
@@ -52,7 +52,7 @@ def read_rates(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     if not len(rates):
         return rates, cautions
     sizes = rates[["level", "relative_norm"]]
-    good = ~rates["reached"] | ((sizes > 0) & np.isfinite(sizes)).all(axis=1)
+    good = ~rates["reached"] | ((sizes > 0) & drawable(sizes)).all(axis=1)
     if not good.all():
         cautions.append(
             f"{EXCHANGE_RATES}: left out {(~good).sum()} lines that say they reach the cost, without a dose or norm."
@@ -83,12 +83,16 @@ def _rate(found: pd.DataFrame) -> Rate:
 def _geometric(reached: pd.DataFrame, name: str) -> Estimate:
     """Mean and interval of the logarithms, as numbers again."""
     it = estimate(observations(reached.assign(log=np.log(reached[name])), "log"))
-    return Estimate(it.n, math.exp(it.mean), Interval(math.exp(it.interval.low), math.exp(it.interval.high)), it.diverged)
+    with np.errstate(over="ignore"):  # intervals of two repetitions may reach beyond all numbers
+        mean, low, high = (float(np.exp(value)) for value in (it.mean, it.interval.low, it.interval.high))
+    return Estimate(it.n, mean, Interval(low, high), it.diverged)
 
 
 def rate_rows(rates: pd.DataFrame, groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One row for every group, target and method."""
-    return [{"group": full_label(group), **group.conditions} | _row(rate) for group in groups for rate in rates_of(rates, group)]
+    return [
+        {"group": full_label(group), **group.conditions} | _row(rate) for group in groups for rate in rates_of(rates, group)
+    ]
 
 
 def _row(rate: Rate) -> dict[str, Any]:

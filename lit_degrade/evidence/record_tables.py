@@ -8,7 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike, NDArray
 
+LARGEST = 1e100
+"""What is larger, or smaller than its inverse, has no place on an axis."""
 _TRUTH = {"true": True, "false": False}
 
 
@@ -97,6 +100,12 @@ def _typed(cells: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, int]:
     typed = cells.assign(**numbers.mask(cells[numeric] == "nan", np.inf), **truths)
     good = typed[~bad].astype(dict.fromkeys(layout.truths, bool))
     return good, int(bad.sum())
+
+
+def drawable(values: ArrayLike) -> NDArray[np.bool_]:
+    """Whether numbers have a place on an axis: neither larger than LARGEST, nor closer to 0 than its inverse."""
+    sizes = np.abs(np.asarray(values, dtype=float))
+    return (sizes == 0) | ((sizes > 1 / LARGEST) & (sizes < LARGEST))
 
 
 def of_runs(table: pd.DataFrame, runs: Sequence[str]) -> pd.DataFrame:

@@ -20,7 +20,7 @@ CLASSES: dict[str, dict[str, range]] = {
 WIDTHS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "nf4": 4}
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 """bytes of a stored number -> integers of the same width"""
-_DRAWS = 1 << 20
+_DRAWS = 1 << 12
 
 
 def as_integers(tensor: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Names of methods, targets and variants, and what a level of each may be; imports nothing heavy."""
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -87,7 +88,7 @@ BITS = ("all", "sign", "exponent", "mantissa", "scales")
 class PerturbationSettings:
     """A direct change of weights: method x target; its level and seed come from the run that applies it."""
 
-    method: MethodName | Literal["none"] = "none"
+    method: Literal[MethodName, "none"] = "none"
     """what is done to the weights (`list perturbations`)"""
     target: str = "attn_only"
     """which weights (`list targets`)"""
@@ -161,10 +162,11 @@ def numbers(text: str, what: str) -> list[int] | None:
         return None
     found: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal() or int(last or first) < int(first):
+        ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
+        first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (1, 0)
+        if last < first:
             raise UserError(f"{what} '{text}' is neither 'all' nor numbers and ranges such as 0-3,7.")
-        found += range(int(first), int(last or first) + 1)
+        found += range(first, last + 1)
     return list(dict.fromkeys(found))
 
 

@@ -19,6 +19,9 @@ from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Site
 from lit_degrade.subjects.loading import Subject
 
+_OF_SPREAD = ("add_gauss", "uni_quant", "uni_quant_channel")
+"""Methods that work in proportion to how much the weights differ from each other."""
+
 
 @dataclass(frozen=True)
 class Dose:
@@ -111,14 +114,17 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int) -> float:
 
     Multiplicative noise: root mean square of (W' - W) / W over W other than 0. Additive noise: of W' - W, in standard
     deviations of the tensor or absolute. Zeroing and sign flips: share of the nonzero weights that are
-    zero now, or have another sign.
-    Quantisation: distinct values, the most in any channel.
+    zero now, or have another sign. Quantisation: distinct values, the most in any channel.
+    NaN where no weight can show a dose: all are zero, or (of `add_gauss`) all are equal.
     """
     nonzero = before != 0
     if method == "mult_gauss":
         return _rms((after - before)[nonzero] / before[nonzero])
-    if method.startswith("add_gauss"):
-        return _rms(after - before) / (float(before.std(correction=0)) if method == "add_gauss" else 1.0)
+    if method == "add_gauss":
+        spread = float(before.std(correction=0))
+        return _rms(after - before) / spread if spread else math.nan
+    if method == "add_gauss_absolute":
+        return _rms(after - before)
     if method == "sign_flip":
         return float((after[nonzero].signbit() != before[nonzero].signbit()).double().mean())
     if method.startswith("uni_quant"):
@@ -128,7 +134,7 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int) -> float:
 
 
 def _rms(values: Tensor) -> float:
-    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) / max(1, values.numel()) ** 0.5
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) / values.numel() ** 0.5 if values.numel() else math.nan
 
 
 def plan(
@@ -143,7 +149,8 @@ def plan(
         dose: level, seed and repetition; the draws depend on these, the method and the site's name, and nothing else.
         chosen: flat positions in the site (k,): change these only; None for all.
 
-    Raises: UserError for a level outside the method's range, or bits that the stored format does not have.
+    Raises: UserError for a level outside the method's range, bits that the stored format does not have, or chosen weights
+        that the method cannot change.
     """
     method = METHODS[settings.method]
     method.check(settings.method, dose.level)
@@ -154,6 +161,8 @@ def plan(
     place, change, draws = weights.read(site), CHANGES[settings.method], _draws(settings, site, dose)
     if chosen is not None:
         place = place[torch.unravel_index(chosen, place.shape)]
+        if settings.method in _OF_SPREAD and bool((place == place[0]).all()):
+            raise UserError(f"'{site.parameter}': the selected weights are all equal; {settings.method} would change nothing.")
     writes = weights.write(site, change(place, dose.level, draws, site.input_axis), chosen)
     return Edit(site, settings, dose.level, weights, writes, chosen)
 
@@ -249,12 +258,13 @@ def _untied(subject: Subject, tied: Tied) -> Iterator[None]:
 def totals(records: Sequence[EditRecord]) -> dict[str, float]:
     """All edits of a dose together: weights, changed, nonfinite, relative norm, and the dose achieved, averaged by weights."""
     weights = sum(record.weights for record in records)
+    doses = [(r.dose_achieved, r.weights) for r in records if not math.isnan(r.dose_achieved)]
     norm, change = math.hypot(*(r.norm for r in records)), math.hypot(*(r.norm_of_change for r in records))
     return {
         "weights": weights,
         "changed": sum(record.changed for record in records),
         "nonfinite": sum(record.nonfinite for record in records),
-        "dose_achieved": sum(record.dose_achieved * record.weights for record in records) / weights,
+        "dose_achieved": sum(dose * n for dose, n in doses) / sum(n for _, n in doses) if doses else math.nan,
         "norm_of_change": change,
         "relative_norm": change / norm if norm else 0.0,
     }

@@ -138,7 +138,8 @@ class Quantised:
         own, shared = self._scale_sites(inside)
         if bool((scales != self.scales)[shared].any()):
             raise self._shared()
-        return [Write(self.stored, self._pack(codes.where(inside, self._codes))), Write(self.scales, scales.where(own, self.scales))]
+        codes, scales = codes.where(inside, self._codes), scales.where(own, self.scales)
+        return [Write(self.stored, self._pack(codes)), Write(self.scales, scales)]
 
     def codes(self, site: Site) -> Tensor:
         """Codes of a site as integers, one each."""
@@ -191,7 +192,8 @@ class Quantised:
     def _pack(self, codes: Tensor) -> Tensor:
         if self.state is None:
             return codes
-        pairs = torch.nn.functional.pad(codes.flatten(), (0, codes.numel() % 2)).view(-1, 2)
+        spare = self.stored.view(torch.uint8).flatten()[-1:] & 15  # of an odd number of codes, half a byte stays as it is
+        pairs = torch.cat([codes.flatten(), spare])[: codes.numel() + codes.numel() % 2].view(-1, 2)
         return (pairs[:, 0] << 4 | pairs[:, 1]).view(self.stored.dtype).view(self.stored.shape)
 
     def _per_weight(self, scales: Tensor, like: Tensor) -> Tensor:

@@ -14,9 +14,9 @@ def _normal(weights: Tensor, generator: torch.Generator) -> Tensor:
     return torch.empty(weights.shape).normal_(generator=generator).to(weights.device)
 
 
-def _chosen(weights: Tensor, share: float, generator: torch.Generator) -> Tensor:
-    """True with probability `share`; a larger share chooses the same and more."""
-    return (torch.rand(weights.shape, generator=generator) < share).to(weights.device)
+def _uniform(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """Below `share` with probability `share`, so that a larger share chooses the same weights and more; float32."""
+    return torch.rand(weights.shape, generator=generator).to(weights.device)
 
 
 def mult_gauss(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
@@ -38,7 +38,9 @@ def add_gauss_absolute(weights: Tensor, level: float, generator: torch.Generator
 
 def ablation(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
     """Zero with probability `level`, each weight by itself."""
-    return weights.float().masked_fill(_chosen(weights, level, generator), 0.0)
+    uniform = _uniform(weights, generator)
+    chosen = uniform < level
+    return uniform.copy_(weights).masked_fill_(chosen, 0.0)
 
 
 def zero(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
@@ -48,8 +50,11 @@ def zero(weights: Tensor, level: float, generator: torch.Generator, inputs: int)
 
 
 def prune_magnitude(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
-    """Zero exactly the round(level n) smallest of n weights."""
-    return _without(weights, weights.abs().flatten().topk(round(level * weights.numel()), largest=False, sorted=False).indices)
+    """Zero exactly the round(level n) smallest of n weights; of equal ones the first, on every device and at every level."""
+    n, sizes = round(level * weights.numel()), weights.abs().float().flatten()
+    largest = sizes.kthvalue(n).values if n else sizes.new_tensor(-1.0)
+    smaller, equal = sizes < largest, (sizes == largest).nonzero().flatten()
+    return _without(weights, torch.cat([smaller.nonzero().flatten(), equal[: n - int(smaller.sum())]]))
 
 
 def _without(weights: Tensor, indices: Tensor) -> Tensor:
@@ -58,8 +63,7 @@ def _without(weights: Tensor, indices: Tensor) -> Tensor:
 
 def sign_flip(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
     """-W with probability `level`, each weight by itself."""
-    weights = weights.float()
-    return torch.where(_chosen(weights, level, generator), -weights, weights)
+    return _uniform(weights, generator).ge_(level).mul_(2).sub_(1).mul_(weights)
 
 
 def uni_quant(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
@@ -81,7 +85,7 @@ def uni_quant_channel(weights: Tensor, level: float, generator: torch.Generator,
 def _nearest(weights: Tensor, least: Tensor, largest: Tensor, level: float) -> Tensor:
     step = (largest - least).div_(level - 1)
     codes = weights.sub(least).div_(step.where(step > 0, 1.0)).round_()
-    return codes.mul_(step).add_(least).minimum(largest)
+    return codes.mul_(step).add_(least).clamp_(max=largest)
 
 
 CHANGES: dict[str, Change] = {

@@ -1,5 +1,6 @@
 """Loggers of a run: our own record always, and W&B online when logged in and reachable, else offline and silent."""
 
+import json
 import os
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
@@ -105,6 +106,22 @@ def log_artifact(logger: WandbLogger, path: Path, name: str, kind: str, metadata
         else:
             artifact.add_file(str(path))
         logger.experiment.log_artifact(artifact)
+
+
+def log_outputs(logger: WandbLogger, files: Sequence[Path], name: str, metadata: dict[str, Any]) -> None:
+    """Log generated text: the files as one artifact, and their objects as the rows of one table, `generations`."""
+    import wandb
+
+    artifact = wandb.Artifact(name, "outputs", metadata=metadata)
+    rows: list[dict[str, Any]] = []
+    for path in files:
+        artifact.add_file(str(path))
+        rows += [{**row, **row["gen_params"]} for row in json.loads(path.read_text(encoding="utf-8"))]
+    logger.experiment.log_artifact(artifact)
+    columns = [key for key in rows[0] if key != "gen_params"]
+    logger.experiment.log(
+        {"generations": wandb.Table(columns, [[row[key] for key in columns] for row in rows], allow_mixed_types=True)}
+    )
 
 
 def fetch_subject(name: str, folder: Path) -> Path:

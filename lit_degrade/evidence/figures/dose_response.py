@@ -19,7 +19,7 @@ from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wra
 from lit_degrade.evidence.figures.outcomes import method_of, outcome_of, words
 from lit_degrade.evidence.figures.panels import MOST_PAGES, Panels, Plate, plates
 from lit_degrade.evidence.groups import Group, full_label, label
-from lit_degrade.evidence.record_tables import of_runs
+from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
 from lit_degrade.records.paths import DOSES
@@ -95,6 +95,8 @@ def _plates(
     rows = section.rows[section.rows["run_id"].isin(_runs(groups))]
     drawn: Panels = {key: {name: groups[name] for name in panel.curves} for key, panel in panels.items()}
     looks = looks_of(groups)
+    if all(len(panel.curves) == 1 for panel in panels.values()):
+        looks = dict.fromkeys(looks, next(iter(looks.values())))
 
     def page(found: Panels) -> Figure:
         return _page([panels[key] for key in found], looks, heading)
@@ -127,9 +129,14 @@ def _curves(doses: pd.DataFrame, variant: Variant, groups: Mapping[str, Group], 
     scale, found = outcome_of(measure).scale, {}
     for name, group in groups.items():
         levels = by_level(of_runs(doses, list(group.rows["run_id"])), variant)
-        curve = {level: observations(at, measure) * scale for level, at in levels}
+        curve = {level: _drawn(observations(at, measure)) * scale for level, at in levels}
         found[name] = {level: values for level, values in curve.items() if len(values)}
     return {name: curve for name, curve in found.items() if curve}
+
+
+def _drawn(values: Values) -> Values:
+    """Values, inf where one has no place on an axis."""
+    return np.where(drawable(values), values, math.inf)
 
 
 def _counts(panels: Sequence[_Panel]) -> str:
@@ -138,7 +145,7 @@ def _counts(panels: Sequence[_Panel]) -> str:
     n = f"{min(sizes)} to {max(sizes)}" if min(sizes) < max(sizes) else str(min(sizes))
     lost = {words(p.variant.name) if p.title else outcome_of(p.measure).label: _lost(p) for p in panels}
     said = "; ".join(f"{name}: {k}" for name, k in lost.items() if k)
-    crosses = f" Crosses at the top, with their share of the level: no finite value ({said})." if said else ""
+    crosses = f" Crosses at the top, with their share of the level: not finite, or beyond 1e100 ({said})." if said else ""
     return f" n = {n} at each level.{crosses}"
 
 
@@ -165,13 +172,14 @@ def _page(panels: Sequence[_Panel], looks: Mapping[str, Look], heading: str) -> 
         _means(ax, panel, looks)
     for ax in axes.flat[len(panels) :]:
         ax.set_visible(False)
-    _head(figure, {name: look for name, look in looks.items() if any(name in panel.curves for panel in panels)}, heading)
+    _head(figure, looks, heading)
     return figure
 
 
 def _head(figure: Figure, looks: Mapping[str, Look], heading: str) -> None:
     """Legend, where there is more than one group, with the heading as its title."""
-    legend(figure, looks)
+    if len(set(looks.values())) > 1:
+        legend(figure, looks)
     if figure.legends and heading:
         figure.legends[0].set_title(wrapped(heading, 90), prop=FontProperties(size=8, weight="bold"))
     elif heading:

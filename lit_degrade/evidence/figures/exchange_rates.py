@@ -22,8 +22,10 @@ from lit_degrade.records.paths import EXCHANGE_RATES
 
 MOST = 4
 """Panels beside each other."""
-EDGE = 1.6
+EDGE = 1.4
 """Times the largest norm, where open markers are."""
+GAP = 1.35
+"""Between them and the line that sets them apart, a factor."""
 SIZE = "‖change‖ / ‖weights‖"
 
 
@@ -43,7 +45,7 @@ def _plates(section: Section, found: Mapping[str, tuple[Group, list[Rate]]], cos
     caption = (
         f"Size of the change of the weights, relative to their own, that costs {cost:g} nats per token on held-out text, by "
         "target and method (from top to bottom as in the legend). Filled markers: geometric mean over repetitions; bars: 95 % "
-        "Student t interval on the log scale"
+        "Student t interval on the log scale, cut where it leaves the panel"
         f"{f' (n = {_span(ns)})' if ns else ''}. Open markers at the right edge: repetitions whose largest dose costs less "
         f"({missed} of {len(drawn)} pairs of method and target in all of theirs)."
     )
@@ -74,7 +76,7 @@ def _page(rates: Mapping[str, Sequence[Rate]], targets: Sequence[str], looks: Ma
     for ax, (name, every) in zip(axes.flat, rates.items(), strict=True):
         _panel(ax, every, targets, looks, EDGE * high)
         ax.set_title(wrapped(name, 90 // len(rates)))
-    axes[0, 0].set_xlim(low / 1.5, 2.4 * high)
+    axes[0, 0].set_xlim(low, 1.5 * EDGE * high)
     axes[0, 0].set_xticks(*_ticks(low, high, any(rate.missed for every in rates.values() for rate in every)))
     axes[0, 0].set_yticks(range(len(targets)), [wrapped(words(target), 20) for target in targets])
     axes[0, 0].set_ylim(len(targets) - 0.5, -0.5)
@@ -89,17 +91,16 @@ def _page(rates: Mapping[str, Sequence[Rate]], targets: Sequence[str], looks: Ma
 
 
 def _reach(rates: Sequence[Rate]) -> tuple[float, float]:
-    """Smallest and largest norm that is drawn, some way apart."""
-    edges = [edge for rate in rates for edge in (rate.norm.mean, rate.norm.interval.low, rate.norm.interval.high)]
-    known = [edge for edge in edges if np.isfinite(edge)] or [1.0]
-    return min(*known, max(known) / 5), max(known)
+    """Smallest and largest norm that has a place: the means decide, since an interval of two repetitions may be very long."""
+    means = [rate.norm.mean for rate in rates if rate.norm.n] or [1.0]
+    return min(*means, max(means) / 3) / 1.4, max(means) * 1.4
 
 
 def _ticks(low: float, high: float, missed: bool) -> tuple[list[float], list[str]]:
     """Where ticks are, and what they say: powers of ten, more where there are few, and the place of what was not reached."""
     steps = (1, 2, 5) if high < 30 * low else (1,)
     powers = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 1)
-    places = [step * 10.0**i for i in powers for step in steps if low / 1.5 < step * 10.0**i < 1.2 * high]
+    places = [step * 10.0**i for i in powers for step in steps if low < step * 10.0**i < high]
     labels = [f"{place:g}" for place in places]
     return ([*places, EDGE * high], [*labels, "\nnot\nreached"]) if missed else (places, labels)
 
@@ -111,7 +112,7 @@ def _panel(ax: Axes, rates: Sequence[Rate], targets: Sequence[str], looks: Mappi
     ax.tick_params(axis="y", length=0)
     for i in range(0, len(targets), 2):
         ax.axhspan(i - 0.5, i + 0.5, color=GREY, alpha=0.1, lw=0, zorder=0)
-    ax.axvline(edge / 1.35, color=GREY, lw=0.7, ls=":", zorder=1)
+    ax.axvline(edge / GAP, color=GREY, lw=0.7, ls=":", zorder=1)
     order = list(looks)
     for rate in rates:
         y = targets.index(rate.target) + 0.84 * ((order.index(rate.method) + 0.5) / len(order) - 0.5)
@@ -124,6 +125,7 @@ def _mark(ax: Axes, rate: Rate, y: float, look: Look, edge: float) -> None:
     if it.n:
         ax.plot([it.mean], [y], marker=look.marker, ms=3.4, color=look.colour, mew=0.6, zorder=3)
         if np.isfinite(it.interval.low):
-            ax.plot([it.interval.low, it.interval.high], [y, y], color=look.colour, lw=1.1, zorder=2)
+            ends = [it.interval.low, min(it.interval.high, edge / GAP)]
+            ax.plot(ends, [y, y], color=look.colour, lw=1.1, zorder=2)
     if rate.missed:
         ax.plot([edge], [y], marker=look.marker, ms=3.4, color=look.colour, mfc="white", mew=0.8, zorder=3)
