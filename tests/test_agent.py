@@ -125,3 +125,19 @@ def test_the_agent_heals_and_keeps_its_own_run(server: LoopbackServer, workplace
     assert (healed.sweep, attack.sweep) == (found.rsplit("/", 1)[1], None)
     assert healed.summary["recovery"] == pytest.approx(records[healed.summary["run_id"]]["recovery"])
     assert attack.summary["run_id"] == records[healed.summary["run_id"]]["attacked_by_run"]
+
+
+def test_generated_text_arrives_as_files_and_as_a_table(server: LoopbackServer, workplace: Client, tmp_path: Path) -> None:
+    args = ["--variants", "gauss_attn", "--model.levels", "[0.0, 0.5]", "--model.repetitions", "1", "--subject", "tiny-60k"]
+    small = ["--text.probe_tokens", "2048", "--model.decoding.max_new_tokens", "2", "--results", str(tmp_path / "results")]
+    config = ["predict", "--config", "configs/degradation.yaml"]
+    workplace.run(sys.executable, "-m", "lit_degrade", *config, *args, *small)
+    ((name, run),) = server.runs.items()
+    (record,) = summaries(tmp_path / "results").values()
+    assert run.summary["generations"] == record["generations"] == 2 * 38
+    kinds = {key.rsplit("/", 1)[1]: artifact for key, artifact in server.artifacts.items()}
+    outputs = kinds[f"outputs-{name}:v0"]
+    assert outputs.logged_by == [name]
+    (table,) = (json.loads(path.read_text()) for path in server.folder.rglob("*.table.json") if "generations" in path.name)
+    assert len(table["data"]) == 2 * 38
+    assert {"prompt_text", "output", "degrad_level", "temperature"} <= set(table["columns"])

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 
 from lit_degrade.cli import main
+from lit_degrade.perturbations.catalog import VARIANTS as CATALOGUE
 
 ROOT = Path(__file__).parent.parent
 CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 ATTACKS = [path for path in CONFIGS if "AttackModule" in path.read_text()]
+VARIANTS = sorted((ROOT / "configs/variants").glob("*.yaml"))
 OVERLAYS = sorted([*(ROOT / "configs/subjects").glob("*.yaml"), *(ROOT / "configs/shields").glob("*.yaml")])
 
 
@@ -33,6 +35,16 @@ def test_overlays_fit_every_config(config: Path, overlay: Path, capsys: pytest.C
     with pytest.raises(SystemExit) as end:
         main([_verb(config), "--config", str(config), "--config", str(overlay), "--print_config"])
     assert end.value.code in (0, None)
+
+
+@pytest.mark.parametrize("overlay", VARIANTS, ids=lambda p: p.name)
+def test_variants_are_those_of_the_catalogue(overlay: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = str(ROOT / "configs/degradation.yaml")
+    with pytest.raises(SystemExit):
+        main(["predict", "--config", config, "--config", str(overlay), "--print_config"])
+    assert f"variants: {overlay.stem}\n" in capsys.readouterr().out
+    assert overlay.read_text().startswith(f"# {CATALOGUE[overlay.stem].says}.\n")
+    assert len(VARIANTS) == len(CATALOGUE)
 
 
 @pytest.mark.parametrize("config", ATTACKS, ids=lambda p: p.name)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAMILY_CONFIGS, load, random_model
+from conftest import FAMILY_CONFIGS, load, random_folder, random_model
 from test_cli import QUICK, ROOT
 from transformers import AutoTokenizer
 
@@ -103,3 +103,11 @@ def test_names_resolve() -> None:
         locate("./nowhere")
     with pytest.raises(UserError, match="holds no subject"):
         locate(str(ROOT / "tests"))
+
+
+@pytest.mark.parametrize("precision", ["int8", "nf4"])
+def test_a_subject_that_cannot_be_quantised_is_refused(precision: str, tmp_path: Path) -> None:
+    """Falcon's matrices are of a class of its own, which bitsandbytes passes over without a word."""
+    folder = random_folder("falcon", tmp_path)
+    with pytest.raises(UserError, match=f"cannot be had at precision '{precision}': bitsandbytes finds no matrix"):
+        load(folder, precision=precision)

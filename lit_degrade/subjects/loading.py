@@ -249,6 +249,11 @@ def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bo
         **common,
         **options,
     )
+    if options and not any(p.dtype in (torch.int8, torch.uint8) for p in model.parameters()):
+        raise UserError(
+            f"Subject '{spec.name}' cannot be had at precision '{spec.precision}': bitsandbytes finds no matrix to quantise in "
+            f"{type(model).__name__}. Use fp32, bf16 or fp16."
+        )
     for module in model.modules():
         # The packed bfloat16 kernel that 4-bit layers switch to in evaluation has no gradient, and says nothing of it.
         if hasattr(module, flag := "support_avx512bf16_for_cpu"):
