@@ -2,9 +2,11 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from lit_degrade import __version__
 from lit_degrade.errors import Diverged, OutOfMemory, UserError, unknown
+from lit_degrade.inputs import read_env
 from lit_degrade.listing import list_known
 
 VERBS = {
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code: 0 done, 2 bad input, 3 diverged."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
+        read_env(Path(".env"))
         if not args or args[0] in ("-h", "--help", "help"):
             print(HELP, end="")
         elif args[0] == "--version":

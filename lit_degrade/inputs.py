@@ -1,6 +1,7 @@
 """Files and command lines that a user writes beside configs: their mistakes become one line."""
 
 import argparse
+import os
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,6 +21,24 @@ def read_yaml(path: Path, what: str) -> Any:
         raise UserError(f"{what} '{path}' cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{what} '{path}' is not YAML: {' '.join(str(error).split())}") from error
+
+
+def read_env(path: Path) -> None:
+    """Set HF_ and WANDB_ variables, such as tokens, that a `.env` file gives as NAME=VALUE; what is set already stays.
+
+    Raises: UserError for a line that is neither that, nor empty, nor a comment; its text is not repeated, as it may be a token.
+    """
+    if not path.is_file():
+        return
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+        name, equals, value = line.strip().removeprefix("export ").partition("=")
+        if not name or name.startswith("#"):
+            continue
+        if not equals or not name.strip().isidentifier():
+            raise UserError(f"'{path}', line {number}, is not of the form NAME=VALUE.")
+        value = value.strip().strip("\"'")
+        if value and name.strip().startswith(("HF_", "WANDB_")):
+            os.environ.setdefault(name.strip(), value)
 
 
 class VerbParser(argparse.ArgumentParser):

@@ -1,5 +1,6 @@
 """The command line: comfort, refusals, and nothing left behind."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -138,3 +139,36 @@ def test_wandb_is_offline_without_account_or_network(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("WANDB_MODE", "ofline")
     with pytest.raises(UserError, match=r"Unknown WANDB_MODE 'ofline'. Did you mean 'offline'\?"):
         wandb_mode()
+
+
+def test_tokens_may_stand_in_a_env_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = ["# tokens", "", "HF_TOKEN='hf_secret'", "export WANDB_ENTITY=team", "WANDB_PROJECT=other", "PATH=/nowhere"]
+    (tmp_path / ".env").write_text("\n".join(lines))
+    path = os.environ["PATH"]
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    for name in ("HF_TOKEN", "WANDB_ENTITY"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    assert main(["--version"]) == 0
+    assert [os.environ[name] for name in ("HF_TOKEN", "WANDB_ENTITY", "WANDB_PROJECT")] == ["hf_secret", "team", "mine"]
+    assert os.environ["PATH"] == path
+
+
+def test_a_broken_env_file_is_named_without_its_text(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / ".env").write_text("hf_secret\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["--version"]) == 2
+    assert capsys.readouterr().err == "lit_degrade: '.env', line 1, is not of the form NAME=VALUE.\n"
+
+
+def test_no_token_is_in_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_TOKEN", "WANDB_API_KEY"):
+        monkeypatch.setenv(name, "secret" * 8)
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    args = ["--config", str(ROOT / "configs/evaluate.yaml"), "--subject", "tiny-60k", "--text.probe_tokens", "2048"]
+    assert main(["test", *args, "--results", str(tmp_path)]) == 0
+    for path in tmp_path.rglob("*"):
+        assert not path.is_file() or b"secretsecret" not in path.read_bytes(), path
