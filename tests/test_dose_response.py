@@ -264,6 +264,31 @@ def test_one_axis_for_all_methods_with_what_was_not_reached_at_its_edge(tmp_path
     assert "(8 of 160 pairs of method and target in all of theirs). 4 of 4 runs are shown." in plate.caption
 
 
+def test_doses_that_go_in_steps_and_endless_changes_are_marked_as_such(tmp_path: Path) -> None:
+    rows = made.exchange_rates(["mult_gauss", "uni_quant", "bit_flip"], ["attn", "mlp"], 2)
+    for row in rows:
+        if row["method"] == "uni_quant":
+            row |= {"level": 2, "nats_lost": 0.386}
+        if row["method"] == "bit_flip":
+            row |= {
+                "level": 1e-7,
+                "relative_norm": 6e36 if row["target"] == "attn" else "inf",
+                "nats_lost": "inf",
+                "reached": True,
+            }
+    exchanged(tmp_path, rows)
+    plate = plates(tmp_path)["exchange_rates"]
+    (ax,) = plate.figure.axes
+    assert [text.get_text() for text in ax.get_xticklabels()][-1] == "\nover\n100"
+    assert ax.get_xlim()[1] < 1
+    assert "4 pairs cost something else by more than a fifth" in plate.caption
+    assert "Filled markers at the right edge: over 100 times the weights" in plate.caption
+    found = section(tmp_path)
+    (table,) = rate_tables(found.rates, found.groups, "x.csv")
+    assert [row[2] for row in table.rows] == ["2 (costs 0.386)"] * 2
+    assert [row[3] for row in table.rows] == ["1e-07 [1e-07, 1e-07] (costs more than any number)"] * 2
+
+
 def test_nothing_may_have_been_reached(tmp_path: Path) -> None:
     exchanged(tmp_path, made.exchange_rates(["bit_flip"], ["attn"], 2))
     assert "(1 of 1 pairs" in plates(tmp_path)["exchange_rates"].caption

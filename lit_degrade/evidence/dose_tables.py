@@ -70,7 +70,7 @@ def _level(variant: Variant, level: float, doses: pd.DataFrame, columns: Sequenc
 
 def level_words(level: float) -> str:
     """A level in the unit of its method: 1024, not 1.02e+03."""
-    return "∞" if level == math.inf else number(level) if level < 1000 else f"{level:.0f}"
+    return "∞" if level == math.inf else f"{level:.0f}" if 1000 <= level < 1e6 else number(level)
 
 
 def _mean_words(it: Estimate) -> str:
@@ -105,7 +105,8 @@ def _rate_table(rates: Sequence[Rate], cost: float, group: Group, i: int, file: 
     targets = dict.fromkeys(rate.target for rate in rates)
     note = (
         f"Dose of each method that costs {cost:g} nats per token, in its own unit: geometric mean over repetitions with 95 % "
-        "Student t interval on a log scale. Where no dose costs as much: what the largest one costs, in nats per token."
+        "Student t interval on a log scale; in parentheses what it costs in fact, where that differs by more than a fifth. "
+        "Where no dose costs as much: what the largest one costs, in nats per token."
     )
     rows = [[words(target), *(rate_words(cells.get((target, name))) for name in methods)] for target in targets]
     head = ["target", *(f"{method_of(name).label} [{method_of(name).unit}]" for name in methods)]
@@ -123,8 +124,10 @@ def rate_words(rate: Rate | None) -> str:
     if rate is None:
         return ""
     dose = bracketed(rate.dose.mean, rate.dose.interval, level_words)
+    if not rate.exact:
+        dose += f" (costs {number(rate.nats_lost) if math.isfinite(rate.nats_lost) else 'more than any number'})"
     if not rate.missed:
         return dose
-    if not rate.norm.n:
+    if not rate.dose.n:
         return f"not reached: {number(rate.nats_at_maximum) if math.isfinite(rate.nats_at_maximum) else 'not finite'}"
-    return f"{dose}, {rate.missed} of {rate.norm.n + rate.missed} not reached"
+    return f"{dose}, {rate.missed} of {rate.dose.n + rate.missed} not reached"

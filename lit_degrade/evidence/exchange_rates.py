@@ -11,7 +11,7 @@ import pandas as pd
 from lit_degrade.evidence.doses import Estimate, estimate, observations
 from lit_degrade.evidence.groups import Group, full_label
 from lit_degrade.evidence.record_tables import Layout, drawable, of_runs, read_tables
-from lit_degrade.evidence.statistics import Interval
+from lit_degrade.evidence.statistics import Interval, Values
 from lit_degrade.records.paths import EXCHANGE_RATES
 
 LAYOUT = Layout(
@@ -35,9 +35,9 @@ class Rate:
     dose: Estimate
     """in the unit of the method: geometric mean over repetitions that reached the cost, interval on a log scale"""
     norm: Estimate
-    """of the change relative to that of the weights, likewise"""
+    """of the change relative to that of the weights, likewise; a change to infinite weights has no finite one"""
     nats_lost: float
-    """mean of what was measured at these doses"""
+    """mean of what was measured at these doses; inf where it is not finite"""
     weights: float
     """number in the target"""
     missed: int
@@ -45,14 +45,18 @@ class Rate:
     nats_at_maximum: float
     """mean loss of those at the largest dose; inf where it is not finite"""
 
+    @property
+    def exact(self) -> bool:
+        """Whether the doses that were found cost what was asked for, within a fifth: those of some methods go in steps."""
+        return not self.dose.n or abs(self.nats_lost - self.cost) <= 0.2 * self.cost
+
 
 def read_rates(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Exchange rates of all runs that the filter leaves, and what is wrong with their files (see `read_tables`)."""
     rates, cautions = read_tables(rows, LAYOUT)
     if not len(rates):
         return rates, cautions
-    sizes = rates[["level", "relative_norm"]]
-    good = ~rates["reached"] | ((sizes > 0) & drawable(sizes)).all(axis=1)
+    good = ~rates["reached"] | ((rates["level"] > 0) & drawable(rates["level"]) & (rates["relative_norm"] > 0))
     if not good.all():
         cautions.append(
             f"{EXCHANGE_RATES}: left out {(~good).sum()} lines that say they reach the cost, without a dose or norm."
@@ -72,12 +76,16 @@ def _rate(found: pd.DataFrame) -> Rate:
     """Repetitions of one method at one target."""
     reached, missed = found[found["reached"]], found[~found["reached"]]
     dose, norm = (_geometric(reached, name) for name in ("level", "relative_norm"))
-    lost = observations(missed.assign(one=missed["nats_at_maximum"].fillna(math.inf)), "one") if len(missed) else np.empty(0)
-    first = found.iloc[0]
-    return Rate(
-        first["method"], first["target"], first["cost"], dose, norm, estimate(observations(reached, "nats_lost")).mean,
-        float(found["weights"].max()), len(lost), float(lost.mean()) if len(lost) else math.nan,
-    )  # fmt: skip
+    lost = observations(reached, "nats_lost")
+    maximum = observations(missed.fillna({"nats_at_maximum": math.inf}), "nats_at_maximum")
+    first, weights = found.iloc[0], float(found["weights"].max())
+    what = first["method"], first["target"], float(first["cost"])
+    return Rate(*what, dose, norm, _mean(lost), weights, len(maximum), _mean(maximum))
+
+
+def _mean(values: Values) -> float:
+    """Mean of what was measured; inf where any of it is not finite."""
+    return float(values.mean()) if len(values) else math.nan
 
 
 def _geometric(reached: pd.DataFrame, name: str) -> Estimate:
@@ -97,7 +105,11 @@ def rate_rows(rates: pd.DataFrame, groups: Sequence[Group]) -> list[dict[str, An
 
 def _row(rate: Rate) -> dict[str, Any]:
     row: dict[str, Any] = {"target": rate.target, "method": rate.method, "cost": rate.cost, "weights": rate.weights}
-    row |= {"n_reached": rate.norm.n, "n_not_reached": rate.missed}
+    row |= {"n_reached": rate.dose.n, "n_not_reached": rate.missed}
     for name, it in (("dose", rate.dose), ("relative_norm", rate.norm)):
         row |= {name: it.mean, f"{name}_low": it.interval.low, f"{name}_high": it.interval.high}
-    return row | {"nats_lost": rate.nats_lost, "nats_at_maximum": rate.nats_at_maximum}
+    return row | {
+        "relative_norm_not_finite": rate.norm.diverged,
+        "nats_lost": rate.nats_lost,
+        "nats_at_maximum": rate.nats_at_maximum,
+    }

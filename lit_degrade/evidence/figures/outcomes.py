@@ -45,6 +45,7 @@ OUTCOMES = {
 TEXT_MEASURES = {
     "distinct_1": Outcome("different words", "share of words"),
     "distinct_2": Outcome("different pairs of words", "share of pairs"),
+    "distinct_3": Outcome("different triples of words", "share of triples"),
     "seq_rep_4": Outcome("repeated runs of four words", "share of runs"),
     "mattr": Outcome("different words in a window", "share of words"),
     "compression_ratio": Outcome("compression by zlib", "bytes / bytes after"),
