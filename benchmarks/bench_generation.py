@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from bench import ratio, report, seconds
 
-from lit_degrade.generation import Decoding, Query, TextGenerator
+from lit_degrade.generation.generator import Decoding, TextGenerator
+from lit_degrade.generation.queries import Query
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject
 from lit_degrade.text import TextSource

@@ -29,6 +29,7 @@ from rich.table import Table
 from lit_degrade.callbacks import Perturb, ShowProgress, WriteRecord
 from lit_degrade.curvature.null_space import NullSpaceSettings
 from lit_degrade.errors import Diverged, OutOfMemory, UserError, unknown
+from lit_degrade.generation.generator import out_of_memory
 from lit_degrade.modules import SubjectModule
 from lit_degrade.modules.stimulus import StimulusSettings
 from lit_degrade.records import paths
@@ -70,7 +71,7 @@ class DegradeCLI(LightningCLI):
         try:
             super().__init__(SubjectModule, args=list(args), **options)
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if _out_of_memory(error):
+            if out_of_memory(error):
                 raise OutOfMemory(f"out of memory. {_less_memory(self.config[self.subcommand])}") from error
             raise
 
@@ -301,11 +302,6 @@ def one_line(message: str) -> str:
     if found := re.search(r"Parser key \"([\w.]+)\": (Expected a .*?\. Got value: \S+)", flat):
         return f"{found[1]}: {found[2]}"
     return flat.partition(" Given value type")[0]
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """The host's allocator raises a plain RuntimeError."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
 
 
 def _less_memory(options: Any) -> str:

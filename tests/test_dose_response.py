@@ -23,6 +23,7 @@ from lit_degrade.evidence.figures.panels import Plate
 from lit_degrade.evidence.markdown import exchange_rates_markdown
 from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section, make_sections
+from lit_degrade.perturbations import catalog
 from lit_degrade.records.paths import DOSES, EXCHANGE_RATES
 
 TARGETS = ["attn", "mlp", "embed", "all"]
@@ -138,6 +139,10 @@ def test_figures_of_doses_have_units_and_plain_words(tmp_path: Path) -> None:
         assert not any("_" in text for text in texts(plate.figure)), texts(plate.figure)
         assert plate.figure.get_size_inches()[1] < 9
     assert all(outcome.unit and outcome.scale == (100 if outcome.unit == "%" else 1) for outcome in TEXT_MEASURES.values())
+
+
+def test_every_method_has_words_for_its_axis() -> None:
+    assert list(METHODS) == list(catalog.METHODS)
 
 
 def test_axes_of_levels_run_towards_damage(tmp_path: Path) -> None:

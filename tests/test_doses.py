@@ -76,13 +76,13 @@ def test_a_dose_that_fails_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     def fail(self: DoseModule, cell: object) -> None:
         seen.append(self)
-        assert weights_sha256(self.subject.model) != self.intact_sha256
+        assert weights_sha256(self.subject.model) != self.kept_sha256
         raise OSError("in the middle of a dose")
 
     monkeypatch.setattr(DoseModule, "measure_dose", fail)
     with pytest.raises(OSError, match="in the middle"):
         main([*EVALUATE, *ZERO[:-1], "[0.5]", "--results", str(tmp_path)])
-    assert weights_sha256(seen[0].subject.model) == seen[0].intact_sha256
+    assert weights_sha256(seen[0].subject.model) == seen[0].kept_sha256
 
 
 @given(st.sampled_from(sorted(METHODS)), st.floats(-0.9, 0.9), st.floats(0.2, 4))

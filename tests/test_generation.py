@@ -17,7 +17,8 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoTokenizer, GenerationConfig
 
 from lit_degrade.errors import UserError
-from lit_degrade.generation import Decoding, Query, TextGenerator, TokenChoice, end_ids, left_padded
+from lit_degrade.generation.generator import Decoding, TextGenerator, TokenChoice, end_ids
+from lit_degrade.generation.queries import Query, left_padded
 from lit_degrade.subjects.loading import Subject, locate
 
 TEXT = "Return the list of file objects, or raise ValueError if an index is out of range. The class of a module."

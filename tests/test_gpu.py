@@ -1,19 +1,24 @@
-"""What needs a CUDA device: the main job at every precision."""
+"""What needs a CUDA device: the main job at every precision, perturbations, text."""
 
 import json
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from test_cli import QUICK, ROOT
+from test_generate import DEGRADE, SHORT
 
 from lit_degrade.cli import main
+from lit_degrade.perturbations.catalog import METHODS, MethodName, PerturbationSettings
+from lit_degrade.perturbations.edits import Dose, perturbed
 from lit_degrade.records import paths
+from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.subjects.loading import load_subject, weights_sha256
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize(
     ("precision", "adapter"), [("fp32", "full"), ("bf16", "full"), ("fp16", "full"), ("int8", "lora"), ("nf4", "lora")]
 )
@@ -22,3 +27,21 @@ def test_the_attack_runs_on_a_gpu(precision: str, adapter: str, tmp_path: Path) 
     assert main([*base, "--precision", precision, "--adapter", adapter, "--trainer.accelerator", "cuda"]) == 0
     (summary,) = tmp_path.glob(f"*/*/{paths.SUMMARY}")
     assert json.loads(summary.read_text())["exit_state"] == "done"
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "prune_magnitude"])
+def test_the_same_seed_gives_the_same_weights_on_every_device(method: str) -> None:
+    level = {"uni_quant": 16.0, "uni_quant_channel": 16.0, "bit_flip": 1e-4}.get(method, 0.1)
+    changed = []
+    for device in ("cpu", "cuda"):
+        subject = load_subject(SubjectSpec("tiny-60k"), 0, torch.device(device), train=False)
+        before = weights_sha256(subject.model)
+        with perturbed(subject, PerturbationSettings(cast(MethodName, method), "blocks"), Dose(level, 1)):
+            changed.append({name: p.detach().cpu().clone() for name, p in subject.model.named_parameters()})
+        assert weights_sha256(subject.model) == before
+    for name, weights in changed[0].items():
+        torch.testing.assert_close(changed[1][name], weights, rtol=1e-6, atol=1e-7, equal_nan=True)
+
+
+def test_text_on_the_gpu(tmp_path: Path) -> None:
+    assert main(["predict", *DEGRADE[1:], *SHORT, "--results", str(tmp_path)]) == 0

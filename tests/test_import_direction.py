@@ -6,7 +6,7 @@ from pathlib import Path
 import lit_degrade
 
 ORDER = [
-    "subjects", "text.py", "tasks", "generation.py", "curvature", "perturbations", "measures",
+    "subjects", "text.py", "tasks", "generation", "curvature", "perturbations", "measures",
     "stimuli", "records", "evidence", "modules", "callbacks", "run.py", "grids",
 ]  # fmt: skip
 """From what everything may use to what only the command line uses."""

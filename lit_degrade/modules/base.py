@@ -12,7 +12,7 @@ from lit_degrade.modules.progress import Progress
 from lit_degrade.records.cache import Cache, Parts
 from lit_degrade.records.run_record import RunRecord
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import Subject
+from lit_degrade.subjects.loading import Subject, weights_sha256
 from lit_degrade.text import TextSource, TokenStream
 
 RANK_TOKENS = 1024
@@ -29,6 +29,7 @@ class SubjectModule(pl.LightningModule):
     cache: Cache
     subject: Subject
     probe: TokenStream
+    kept_sha256: str = ""
     show_progress: bool = False
     verbs: tuple[str, ...]
     """Lightning's verbs that this module answers"""
@@ -70,6 +71,19 @@ class SubjectModule(pl.LightningModule):
     def hidden_spectra(self) -> list[LayerSpectrum]:
         """Spectra of the hidden states behind every block, over the first RANK_TOKENS probe tokens."""
         return hidden_spectra(self.logits, self.subject.anatomy.blocks, self.probe.ids[: RANK_TOKENS // self.text.block])
+
+    def keep_hash(self) -> None:
+        """Remember the weights as they are."""
+        self.kept_sha256 = weights_sha256(self.subject.model)
+
+    def check_restored(self) -> None:
+        """Record that the weights are what they were at `keep_hash`, bit for bit.
+
+        Raises: RuntimeError if they are not.
+        """
+        if weights_sha256(self.subject.model) != self.kept_sha256:
+            raise RuntimeError("the subject's weights are not what they were before the first dose")
+        self.record.hashes["subject_after"] = self.kept_sha256
 
     def few(self) -> TokenStream:
         """The first KL_TOKENS probe tokens."""

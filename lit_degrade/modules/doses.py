@@ -17,7 +17,7 @@ from lit_degrade.perturbations.targets import is_tied
 from lit_degrade.perturbations.walk import Cell, intact, walk
 from lit_degrade.records import paths
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject, weights_sha256
+from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
 
 
@@ -56,7 +56,6 @@ class DoseModule(SubjectModule):
         self.dose_rows: list[dict[str, Any]] = []
         self.edit_rows: list[dict[str, Any]] = []
         self.start: tuple[Likelihood, Tensor, LayerSpectrum]
-        self.intact_sha256 = ""
 
     def prepare(self, device: torch.device) -> None:
         """Load the subject and the probe text, and plan the first edit of every variant."""
@@ -74,7 +73,7 @@ class DoseModule(SubjectModule):
         """Measure the subject before any dose: what every dose is compared with."""
         measured = likelihood(self.logits, self.probe)
         self.start = (measured, log_probabilities(self.logits, self.few().ids), self._last_spectrum())
-        self.intact_sha256 = weights_sha256(self.subject.model)
+        self.keep_hash()
         self.record.add(probe_tokens=measured.tokens, tied_embedding=is_tied(self.subject), **measured.facts("pre"))
         return measured
 
@@ -106,9 +105,7 @@ class DoseModule(SubjectModule):
 
     def finish(self) -> None:
         """Write the tables, and make sure that the subject is what it was before the first dose."""
-        if weights_sha256(self.subject.model) != self.intact_sha256:
-            raise RuntimeError("the subject's weights are not what they were before the first dose")
-        self.record.hashes["subject_after"] = self.intact_sha256
+        self.check_restored()
         self.record.add(doses=len(self.dose_rows))
         if self.dose_rows:
             self.record.save_table(paths.DOSES, self.dose_rows)

@@ -18,7 +18,7 @@ from lit_degrade.perturbations.edits import Dose, EditRecord, edits, perturbed, 
 from lit_degrade.perturbations.exchange import dose_range, find_dose
 from lit_degrade.records import paths
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject, weights_sha256
+from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
 
 
@@ -62,7 +62,6 @@ class ExchangeRateModule(SubjectModule):
         self.rows: list[dict[str, Any]] = []
         self.searches: list[tuple[PerturbationSettings, int]] = []
         self.before = math.nan
-        self.intact_sha256 = ""
         self.bar: Progress
 
     def prepare(self, device: torch.device) -> None:
@@ -89,7 +88,7 @@ class ExchangeRateModule(SubjectModule):
         """Measure the intact subject."""
         measured = likelihood(self.logits, self.probe)
         self.before = measured.nats_per_token
-        self.intact_sha256 = weights_sha256(self.subject.model)
+        self.keep_hash()
         self.record.add(probe_tokens=measured.tokens, cost=self.cost, **measured.facts("pre"))
         self.bar = self.progress("searching", len(self.searches))
         self.bar.__enter__()
@@ -123,9 +122,7 @@ class ExchangeRateModule(SubjectModule):
     def on_test_epoch_end(self) -> None:
         """Write the table, and make sure that the subject is what it was."""
         self.bar.__exit__()
-        if weights_sha256(self.subject.model) != self.intact_sha256:
-            raise RuntimeError("the subject's weights are not what they were before the first dose")
-        self.record.hashes["subject_after"] = self.intact_sha256
+        self.check_restored()
         self.record.save_table(paths.EXCHANGE_RATES, self.rows)
         self.record.add(searches=len(self.rows), reached=sum(row["reached"] for row in self.rows))
 

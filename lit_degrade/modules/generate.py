@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from lit_degrade.errors import UserError
-from lit_degrade.generation import Continuation, Decoding, Query, TextGenerator, open_picture, refuse_images
+from lit_degrade.generation.generator import Continuation, Decoding, TextGenerator
+from lit_degrade.generation.queries import Query, open_picture, refuse_images
 from lit_degrade.measures.text_likelihood import continuation_nats
 from lit_degrade.modules import outputs
 from lit_degrade.modules.doses import DoseModule

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from lit_degrade.generation import Continuation, Decoding
+from lit_degrade.generation.generator import Continuation, Decoding
 from lit_degrade.measures.perplexity import perplexity_of
 from lit_degrade.measures.text_quality import measure_text, self_bleu
 from lit_degrade.perturbations.walk import Cell

@@ -7,7 +7,8 @@ from typing import Any
 import torch
 
 from lit_degrade.errors import UserError
-from lit_degrade.generation import Decoding, Query, TextGenerator
+from lit_degrade.generation.generator import Decoding, TextGenerator
+from lit_degrade.generation.queries import Query
 from lit_degrade.measures.text_quality import measure_text
 from lit_degrade.modules.doses import DoseModule
 from lit_degrade.perturbations.catalog import PerturbationSettings

@@ -118,7 +118,7 @@ def log_outputs(logger: WandbLogger, files: Sequence[Path], name: str, metadata:
         artifact.add_file(str(path))
         rows += [{**row, **row["gen_params"]} for row in json.loads(path.read_text(encoding="utf-8"))]
     logger.experiment.log_artifact(artifact)
-    columns = [key for key in rows[0] if key != "gen_params"]
+    columns: list[Any] = [key for key in rows[0] if key != "gen_params"]
     logger.experiment.log(
         {"generations": wandb.Table(columns, [[row[key] for key in columns] for row in rows], allow_mixed_types=True)}
     )

@@ -1,16 +1,16 @@
 """Text that a subject writes: in batches, with a seed per prompt, from damaged subjects too."""
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lit_degrade.errors import UserError
+from lit_degrade.generation.queries import Prompt, Query, left_padded, prepare
 from lit_degrade.subjects.loading import Subject, quiet_libraries
 
 
@@ -29,18 +29,6 @@ class Decoding:
 
 
 @dataclass(frozen=True)
-class Query:
-    """What a subject is asked."""
-
-    text: str
-    """the user's words; the subject's chat template, where it has one, is put around them"""
-    seed: int
-    """of this prompt's own random draws (63 bit, of which torch's CPU generator uses the lower 32); unused when greedy"""
-    image: Path | None = None
-    """picture file shown before the text, to image-text subjects only"""
-
-
-@dataclass(frozen=True)
 class Continuation:
     """What a subject wrote."""
 
@@ -56,17 +44,6 @@ class Continuation:
     """of its batch, divided by the batch size [s]"""
     batch_size: int
     """of the batch that it was made in"""
-
-
-@dataclass(frozen=True)
-class _Prompt:
-    inputs: dict[str, Tensor]
-    """what the model takes, for a batch of one; `input_ids` is (1, length)"""
-    seed: int
-
-    @property
-    def ids(self) -> list[int]:
-        return self.inputs["input_ids"][0].tolist()
 
 
 class TokenChoice:
@@ -151,42 +128,10 @@ class TextGenerator:
             the subject's context; torch.OutOfMemoryError, MemoryError or RuntimeError when one prompt alone does not fit.
         """
         with quiet_libraries():  # a tokenizer's advice about long texts
-            prompts = self._prompts(queries)
+            prompts = prepare(self.subject, queries, self.decoding.max_new_tokens)
         return self._in_batches(prompts)
 
-    def _prompts(self, queries: Sequence[Query]) -> list[_Prompt]:
-        pictures = self._pictures(queries)
-        prompts = []
-        for i, query in enumerate(queries):
-            inputs = self._inputs(query.text, pictures[query.image] if query.image else None)
-            self._refuse_length(i, inputs["input_ids"].shape[1])
-            prompts.append(_Prompt(inputs, query.seed))
-        return prompts
-
-    def _pictures(self, queries: Sequence[Query]) -> dict[Path, Any]:
-        """Every picture that is asked about, opened once."""
-        paths = dict.fromkeys(query.image for query in queries if query.image)
-        if paths:
-            refuse_images(self.subject)
-        return {path: open_picture(path) for path in paths}
-
-    def _inputs(self, text: str, picture: Any) -> dict[str, Tensor]:
-        if self.subject.processor is None:
-            return {"input_ids": torch.tensor([_text_ids(self.subject.tokenizer, text)], dtype=torch.long)}
-        return _processed(self.subject.processor, self.subject.tokenizer, text, picture)
-
-    def _refuse_length(self, index: int, length: int) -> None:
-        """Raise: UserError for a prompt [tokens] that is empty, or too long to be continued within the context."""
-        if length == 0:
-            raise UserError(f"Prompt {index} is empty: it has no tokens to continue.")
-        context, new = context_length(self.subject), self.decoding.max_new_tokens
-        if context is not None and length > context - new:
-            raise UserError(
-                f"Prompt {index} has {length} tokens; '{self.subject.spec.name}' has a context of {context}, which leaves "
-                f"{max(0, context - new)} beside max_new_tokens {new}. Use a shorter prompt or fewer new tokens."
-            )
-
-    def _in_batches(self, prompts: Sequence[_Prompt]) -> Iterator[tuple[range, list[Continuation]]]:
+    def _in_batches(self, prompts: Sequence[Prompt]) -> Iterator[tuple[range, list[Continuation]]]:
         start = 0
         while start < len(prompts):
             chosen = range(start, min(start + self.batch, len(prompts)))
@@ -198,7 +143,7 @@ class TextGenerator:
             yield chosen, done
             start = chosen.stop
 
-    def _batch_if_it_fits(self, prompts: Sequence[_Prompt]) -> list[Continuation] | None:
+    def _batch_if_it_fits(self, prompts: Sequence[Prompt]) -> list[Continuation] | None:
         """Continuations of one batch; None when memory ran out and a smaller batch may fit."""
         try:
             return self._batch(prompts)
@@ -207,13 +152,13 @@ class TextGenerator:
                 raise
             return None
 
-    def _batch(self, prompts: Sequence[_Prompt]) -> list[Continuation]:
+    def _batch(self, prompts: Sequence[Prompt]) -> list[Continuation]:
         start = time.perf_counter()
         new = self._new_tokens(prompts)
         duration = (time.perf_counter() - start) / len(prompts)
         return [self._continuation(*row, duration, len(prompts)) for row in zip(prompts, new, strict=True)]
 
-    def _new_tokens(self, prompts: Sequence[_Prompt]) -> list[list[int]]:
+    def _new_tokens(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         """New tokens of each prompt; those behind a prompt's own end are padding."""
         from transformers import GenerationConfig, LogitsProcessorList
 
@@ -232,7 +177,7 @@ class TextGenerator:
             )
         return tokens[:, inputs["input_ids"].shape[1] :].tolist()
 
-    def _continuation(self, prompt: _Prompt, new: list[int], duration_s: float, batch_size: int) -> Continuation:
+    def _continuation(self, prompt: Prompt, new: list[int], duration_s: float, batch_size: int) -> Continuation:
         end = next((i for i, token in enumerate(new) if token in self.ends), None)
         ids = new[:end]
         text = self.subject.tokenizer.decode(ids, skip_special_tokens=True)
@@ -251,91 +196,6 @@ def _pad_id(subject: Subject, ends: Sequence[int]) -> int:
     """Token that fills up short prompts: the tokenizer's own, else one that ends a text, else 0. It is masked everywhere."""
     rows = subject.embedding.shape[0]
     return next(i for i in (subject.tokenizer.pad_token_id, *ends, 0) if i is not None and i < rows)
-
-
-def context_length(subject: Subject) -> int | None:
-    """Most tokens that the subject was built to read at once; None where positions have no limit (BLOOM)."""
-    config = subject.model.config
-    config = getattr(config, "text_config", config)
-    return getattr(config, "max_position_embeddings", None) or getattr(config, "n_positions", None)
-
-
-def refuse_images(subject: Subject) -> None:
-    """Raise: UserError for a subject that cannot be shown pictures."""
-    config, name = subject.model.config, subject.spec.name
-    if not hasattr(config, "vision_config"):
-        raise UserError(f"An image task needs an image-text subject; '{name}' is {config.model_type}, which reads text only.")
-    if subject.processor is None:
-        raise UserError(
-            f"An image task needs an image processor; image-text subject '{name}' came without one "
-            "(processor_config.json or preprocessor_config.json)."
-        )
-
-
-def open_picture(path: Path) -> Any:
-    """A picture file as an RGB `PIL.Image.Image`.
-
-    Raises: UserError for a file that is missing or is no picture that can be read.
-    """
-    from PIL import Image
-
-    try:
-        with Image.open(path) as picture:
-            return picture.convert("RGB")
-    except Exception as error:  # the decoder of each format raises classes of its own
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"Picture '{path}' cannot be read: {reason}") from error
-
-
-def _text_ids(tokenizer: Any, text: str) -> list[int]:
-    """A text as the subject's tokenizer prepares it: in its chat template where it has one, else with its special tokens."""
-    if not tokenizer.chat_template:
-        return tokenizer(text)["input_ids"]
-    message = {"role": "user", "content": text}
-    return tokenizer.apply_chat_template([message], add_generation_prompt=True, return_dict=False)
-
-
-def _processed(processor: Any, tokenizer: Any, text: str, picture: Any) -> dict[str, Tensor]:
-    """A text, behind a picture if there is one, as an image-text subject's processor prepares them."""
-    if not (processor.chat_template or tokenizer.chat_template):
-        text = f"{processor.image_token}{text}" if picture else text
-        inputs = processor(text=text, images=[picture] if picture else None, return_tensors="pt")
-    else:
-        content: list[dict[str, Any]] = [{"type": "image", "image": picture}] if picture else []
-        content.append({"type": "text", "text": text})
-        inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            chat_template=None if processor.chat_template else tokenizer.get_chat_template(),
-            add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
-        )  # fmt: skip
-    return {name: value for name, value in inputs.items() if name != "attention_mask"}
-
-
-def left_padded(rows: Sequence[Mapping[str, Tensor]], pad: int) -> dict[str, Tensor]:
-    """One batch from the inputs of single prompts.
-
-    Args:
-        rows: `input_ids` (1, length) each; further inputs of that shape (token types) are filled up with 0, also where a
-            row has none; inputs of other shapes (pixels) are joined along their first dimension.
-        pad: token id that fills up `input_ids`.
-    Returns: `input_ids` and `attention_mask` (rows, longest), both int64, and the further inputs.
-    """
-    lengths = [row["input_ids"].shape[1] for row in rows]
-    batch = {"attention_mask": _stacked([torch.ones(1, n, dtype=torch.long) for n in lengths], 0)}
-    for name in dict.fromkeys(name for row in rows for name in row):
-        found = [row.get(name) for row in rows]
-        if all(value is None or value.shape == (1, n) for value, n in zip(found, lengths, strict=True)):
-            filled = [torch.zeros(1, n, dtype=torch.long) if v is None else v for v, n in zip(found, lengths, strict=True)]
-            batch[name] = _stacked(filled, pad if name == "input_ids" else 0)
-        else:
-            batch[name] = torch.cat([value for value in found if value is not None])
-    return batch
-
-
-def _stacked(rows: Sequence[Tensor], fill: int) -> Tensor:
-    """Rows (1, length) of different lengths as (rows, longest), filled up on the left."""
-    longest = max(row.shape[1] for row in rows)
-    return torch.cat([torch.nn.functional.pad(row, (longest - row.shape[1], 0), value=fill) for row in rows])
 
 
 def _on_model(value: Tensor, model: Any) -> Tensor:
