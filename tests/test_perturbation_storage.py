@@ -50,7 +50,10 @@ def layer(precision: str, weights: Tensor) -> Any:
 
 
 def dequantised(made: Any) -> Tensor:
-    """The matrix by bitsandbytes' own arithmetic."""
+    """The matrix by bitsandbytes' own arithmetic.
+
+    Not for nf4 with rows of 16 k numbers, k no multiple of 4: its CPU kernel (0.50.2, AVX-512) misreads blocks that span rows.
+    """
     weight = made.weight
     if getattr(weight, "quant_state", None) is not None:
         return bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
@@ -120,10 +123,10 @@ def test_every_code_survives_reading_and_writing() -> None:
 @pytest.mark.parametrize("precision", FORMATS)
 def test_the_layer_computes_with_what_was_written(precision: str) -> None:
     """Before its first forward pass, after it (which moves int8 codes elsewhere), and again when it is undone."""
-    x, editing, dose = normal(16, 32), PerturbationSettings("mult_gauss"), Dose(0.5, 0)
+    x, editing, dose = normal(16, 64), PerturbationSettings("mult_gauss"), Dose(0.5, 0)
     for passes in (0, 1, 2):
-        made = layer(precision, normal(24, 32))
-        fresh = layer(precision, normal(24, 32))
+        made = layer(precision, normal(24, 64))
+        fresh = layer(precision, normal(24, 64))
         with torch.no_grad():
             before = [made(x) for _ in range(passes)]
             edit = plan(editing, SITE, Quantised(made, "layer.weight"), dose)
@@ -273,18 +276,17 @@ def test_quantisation_errs_by_half_a_step_at_most(
     exact = weights.double()
     least, largest = (exact.amin(1, keepdim=True), exact.amax(1, keepdim=True)) if each else (exact.min(), exact.max())
     step = (largest - least) / (n - 1)
-    ulp = torch.finfo(torch.float32).eps * torch.maximum(least.abs(), largest.abs())
-    assert bool(((found - exact).abs() <= step / 2 + 2 * ulp).all())
+    ulps = 4 * torch.finfo(torch.float32).eps * torch.maximum(least.abs(), largest.abs())  # of seven roundings at most
+    assert bool(((found - exact).abs() <= step / 2 + ulps).all())
     nearest = least + ((exact - least) / step.where(step > 0, 1.0)).round() * step
     ties = (((exact - least) / step.where(step > 0, 1.0)) % 1 - 0.5).abs() < 1e-3
-    assert bool((((found - nearest).abs() <= 2 * ulp) | ties).all())
+    assert bool((((found - nearest).abs() <= ulps) | ties).all())
     assert bool((found >= least).all())
     assert bool((found <= largest).all())
-    at_ends = [(found - end).abs() <= ulp for end in (least, largest)]
-    assert all(bool(end[exact == value].all()) for end, value in zip(at_ends, (least, largest), strict=True)) or each
+    assert all(bool(((found - end).abs() <= ulps)[exact == end].all()) for end in (least, largest))
     assert max(len(row.unique()) for row in (found if each else found.flatten()[None])) <= n
     again = quantise(found, n)
-    assert bool(((again - found).abs() <= 2 * ulp).all())
+    assert bool(((again - found).abs() <= ulps).all())
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -58,12 +58,13 @@ def draw(n: int, share: float, generator: torch.Generator) -> Tensor:
     return torch.cat(chunks).unique() if chunks else torch.empty(0, dtype=torch.int64)
 
 
-def flips(n: int, numbers: range, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def flips(n: int, numbers: range, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
     """What to flip in n stored numbers.
 
-    Returns: positions (k,) int64, and for each the integer (k,) int64 with a one for every bit to flip.
+    Returns: positions (k,) int64, and for each the integer (k,) int64 with a one for every bit to flip; and how
+        many bits that is.
     """
     drawn = draw(n * len(numbers), share, generator)
     positions, inverse = (drawn // len(numbers)).unique_consecutive(return_inverse=True)
     ones = torch.ones_like(drawn) << (drawn % len(numbers) + numbers.start)
-    return positions, torch.zeros_like(positions).index_add_(0, inverse, ones)
+    return positions, torch.zeros_like(positions).index_add_(0, inverse, ones), len(drawn)

@@ -119,18 +119,18 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int) -> float:
     """
     nonzero = before != 0
     if method == "mult_gauss":
-        return _rms((after - before)[nonzero] / before[nonzero])
+        return _rms(((after - before) / before)[nonzero])
     if method == "add_gauss":
         spread = float(before.std(correction=0))
         return _rms(after - before) / spread if spread else math.nan
     if method == "add_gauss_absolute":
         return _rms(after - before)
     if method == "sign_flip":
-        return float((after[nonzero].signbit() != before[nonzero].signbit()).double().mean())
+        return float(((after.signbit() != before.signbit()) & nonzero).sum() / nonzero.sum())
     if method.startswith("uni_quant"):
         values = after.movedim(inputs if after.dim() > 1 else -1, -1) if method == "uni_quant_channel" else after.flatten()
         return float((values.sort(-1).values.diff(dim=-1) != 0).sum(-1).max() + 1)
-    return float((after[nonzero] == 0).double().mean())
+    return float(((after == 0) & nonzero).sum() / nonzero.sum())
 
 
 def _rms(values: Tensor) -> float:
@@ -160,7 +160,7 @@ def plan(
         return Edit(site, settings, dose.level, weights, [], chosen)
     place, change, draws = weights.read(site), CHANGES[settings.method], _draws(settings, site, dose)
     if chosen is not None:
-        place = place[torch.unravel_index(chosen, place.shape)]
+        place = place.take(chosen)
         if settings.method in _OF_SPREAD and bool((place == place[0]).all()):
             raise UserError(f"'{site.parameter}': the selected weights are all equal; {settings.method} would change nothing.")
     writes = weights.write(site, change(place, dose.level, draws, site.input_axis), chosen)
@@ -179,11 +179,11 @@ def _plan_flips(
     else:
         place, bits = weights.codes(site), bit_numbers(weights.format, settings.bits)
     n = place.numel() if own is None else len(own)
-    positions, ones = flips(n, bits, dose.level, _draws(settings, site, dose))
+    positions, ones, flipped = flips(n, bits, dose.level, _draws(settings, site, dose))
     where = positions.to(place.device) if own is None else own[positions.to(own.device)]
-    old = place[torch.unravel_index(where, place.shape)]
+    old = place.take(where)
     codes = old ^ ones.to(place.device).to(old.dtype)
-    share = sum(int((ones >> bit & 1).sum()) for bit in bits) / (n * len(bits))
+    share = flipped / (n * len(bits))
     if not len(positions):
         writes = []
     elif settings.bits == "scales":
@@ -211,6 +211,7 @@ def edits(subject: Subject, settings: PerturbationSettings, dose: Dose) -> Itera
             yield plan(settings, site, weights, dose)
         else:
             chosen = within(site, weights.shape, selection.get(site.parameter))
+            chosen = chosen.to(subject.model.get_parameter(site.parameter).device)
             if len(chosen):
                 yield plan(settings, site, weights, dose, chosen)
 

@@ -43,17 +43,21 @@ class Write:
             self.before = None
 
     def _read(self) -> Tensor:
-        return self.place if self.indices is None else self.place[self._where()]
+        return self.place if self.indices is None else self.place.take(self.indices)
 
     def _write(self, values: Tensor) -> None:
         if self.indices is None:
             self.place.copy_(values)
         else:
-            self.place[self._where()] = values
+            _put_(self.place, self.indices, values)
 
-    def _where(self) -> tuple[Tensor, ...]:
-        assert self.indices is not None
-        return torch.unravel_index(self.indices, self.place.shape)
+
+def _put_(place: Tensor, indices: Tensor, values: Tensor | bool) -> None:
+    """Write at flat positions (k,); unlike `Tensor.put_`, also where deterministic algorithms are asked for."""
+    if place.is_contiguous():
+        place.view(-1)[indices] = values
+    else:
+        place[torch.unravel_index(indices, place.shape)] = values
 
 
 class Floats:
@@ -131,9 +135,12 @@ class Quantised:
         """
         whole = self._decode(self._codes, self.scales)
         inside = torch.zeros_like(whole, dtype=torch.bool)
-        for tensor, values in ((whole, weights), (inside, torch.ones_like(weights, dtype=torch.bool))):
-            place = site.view(tensor)
-            place[... if chosen is None else torch.unravel_index(chosen, place.shape)] = values
+        if chosen is None:
+            site.view(whole).copy_(weights)
+            site.view(inside).fill_(True)
+        else:
+            _put_(site.view(whole), chosen, weights)
+            _put_(site.view(inside), chosen, True)
         codes, scales = self._encode(whole)
         own, shared = self._scale_sites(inside)
         if bool((scales != self.scales)[shared].any()):
@@ -148,8 +155,7 @@ class Quantised:
     def write_codes(self, site: Site, positions: Tensor, codes: Tensor) -> list[Write]:
         """What stores some codes of a site, at flat positions (k,)."""
         whole = as_integers(self._codes).clone()
-        place = site.view(whole)
-        place[torch.unravel_index(positions, place.shape)] = codes
+        _put_(site.view(whole), positions, codes)
         return [Write(self.stored, self._pack(whole.view(self._codes.dtype)))]
 
     def scale_bits(self, site: Site) -> tuple[Tensor, Tensor]:

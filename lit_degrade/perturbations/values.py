@@ -52,7 +52,7 @@ def zero(weights: Tensor, level: float, generator: torch.Generator, inputs: int)
 def prune_magnitude(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
     """Zero exactly the round(level n) smallest of n weights; of equal ones the first, on every device and at every level."""
     n, sizes = round(level * weights.numel()), weights.abs().float().flatten()
-    largest = sizes.kthvalue(n).values if n else sizes.new_tensor(-1.0)
+    largest = sizes.topk(n, largest=False, sorted=False).values.amax() if n else sizes.new_tensor(-1.0)
     smaller, equal = sizes < largest, (sizes == largest).nonzero().flatten()
     return _without(weights, torch.cat([smaller.nonzero().flatten(), equal[: n - int(smaller.sum())]]))
 
