@@ -13,7 +13,7 @@ from lit_degrade.cli import main
 from lit_degrade.errors import UserError
 from lit_degrade.records import paths
 from lit_degrade.subjects.catalog import EMBEDDED_FOLDER
-from lit_degrade.subjects.loading import Subject, locate, weights_sha256
+from lit_degrade.subjects.loading import Subject, locate, misread_rows, weights_sha256
 
 TOKENS = torch.arange(8, 40)[None]
 
@@ -111,3 +111,23 @@ def test_a_subject_that_cannot_be_quantised_is_refused(precision: str, tmp_path:
     folder = random_folder("falcon", tmp_path)
     with pytest.raises(UserError, match=f"cannot be had at precision '{precision}': bitsandbytes finds no matrix"):
         load(folder, precision=precision)
+
+
+def test_rows_that_are_decoded_wrongly_are_found() -> None:
+    """Whatever this machine's kernel does: rows are found where, and only where, a layer computes with other weights."""
+    for name in ("tiny-60k", "tiny-250k"):
+        model = load(name, precision="nf4", adapter="lora").model.get_base_model()
+        wrong = set()
+        for module in model.modules():
+            if hasattr(module, "weight") and hasattr(module.weight, "quant_state"):
+                state = module.weight.quant_state
+                packed = module.weight.data.view(-1)
+                codes = torch.stack([packed >> 4, packed & 15], 1).flatten().long()
+                expected = (state.code[codes] * state.absmax.repeat_interleave(state.blocksize)[: len(codes)]).view(state.shape)
+                x = torch.eye(state.shape[1])
+                with torch.no_grad():
+                    seen = (module(x) - (module.bias if module.bias is not None else 0)).T
+                if not torch.allclose(seen, expected, atol=1e-5):
+                    wrong.add(state.shape[1])
+        assert set(misread_rows(model)) == wrong
+    assert misread_rows(load("tiny-250k").model) == []

@@ -1,5 +1,6 @@
 """What every run has: a subject, a text, a seed and a run record."""
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -12,7 +13,7 @@ from lit_degrade.modules.progress import Progress
 from lit_degrade.records.cache import Cache, Parts
 from lit_degrade.records.run_record import RunRecord
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import Subject, weights_sha256
+from lit_degrade.subjects.loading import Subject, misread_rows, weights_sha256
 from lit_degrade.text import TextSource, TokenStream
 
 RANK_TOKENS = 1024
@@ -133,6 +134,10 @@ class SubjectModule(pl.LightningModule):
         self.probe = self.text.blocks("probe", subject.tokenizer, self.text.probe_tokens // self.text.block)
         self.record.hashes["subject"] = subject.sha256
         self.record.hashes["text"] = self.text.sha256
+        if rows := misread_rows(subject.model):
+            caution = f"bitsandbytes decodes NF4 rows of {', '.join(map(str, rows))} weights wrongly on this device"
+            self.record.notes["cautions"] = [caution]
+            print(f"lit_degrade: caution: {caution}: this is not the subject at nf4.", file=sys.stderr)
         self.record.add(
             subject=subject.lineage[0]["name"] if subject.lineage else subject.spec.name,
             attacked_by_run=subject.lineage[-1]["run_id"] if len(subject.lineage) > 1 else None,

@@ -118,6 +118,28 @@ class Subject:
             self.processor.save_pretrained(folder)
 
 
+def misread_rows(model: nn.Module) -> list[int]:
+    """Row lengths of NF4 matrices that bitsandbytes decodes wrongly here, by decoding the same codes as one row and as many.
+
+    Seen with 0.50.2 on CPUs with AVX-512, for rows that are not made of whole blocks of 64; layers compute with what is
+    decoded.
+    """
+    states = [state for p in model.parameters() if (state := getattr(p, "quant_state", None)) is not None]
+    if not states:
+        return []
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    found = []
+    for length in sorted({state.shape[-1] for state in states}):
+        values = torch.linspace(-1, 1, 64 * length, device=states[0].absmax.device)
+        codes, state = quantize_4bit(values.view(1, -1), blocksize=states[0].blocksize, quant_type=states[0].quant_type)
+        one_row = dequantize_4bit(codes, state)
+        state.shape = torch.Size((64, length))
+        if not torch.equal(dequantize_4bit(codes, state).view(1, -1), one_row):
+            found.append(length)
+    return found
+
+
 def weights_sha256(model: nn.Module) -> str:
     """Hash of every parameter and buffer, by name, bit for bit."""
     digest = hashlib.sha256()
