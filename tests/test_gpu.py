@@ -29,7 +29,7 @@ def test_the_attack_runs_on_a_gpu(precision: str, adapter: str, tmp_path: Path) 
     assert json.loads(summary.read_text())["exit_state"] == "done"
 
 
-@pytest.mark.parametrize("method", [name for name in METHODS if name != "prune_magnitude"])
+@pytest.mark.parametrize("method", METHODS)
 def test_the_same_seed_gives_the_same_weights_on_every_device(method: str) -> None:
     level = {"uni_quant": 16.0, "uni_quant_channel": 16.0, "bit_flip": 1e-4}.get(method, 0.1)
     changed = []

@@ -19,7 +19,7 @@ from torch import Tensor
 from lit_degrade.errors import UserError
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, Tied
 from lit_degrade.perturbations.edits import Dose, Edit, EditRecord, perturbed, plan, totals
-from lit_degrade.perturbations.storage import FORMATS, Floats, Write
+from lit_degrade.perturbations.storage import FORMATS, Floats, Swap, Write
 from lit_degrade.perturbations.targets import is_tied, token_embedding
 from lit_degrade.subjects.anatomy import Site
 from lit_degrade.subjects.catalog import SubjectSpec
@@ -419,7 +419,7 @@ def test_everything_comes_back_when_the_second_edit_is_interrupted(
 ) -> None:
     """Before it is written, when half of it is, or when all of it is."""
     intact, count, damage = state(subject), 0, set()
-    apply, write = Edit.apply_, Write._write
+    apply, write, swap = Edit.apply_, Write._write, Swap.apply_
 
     def interrupted_edit(edit: Edit) -> None:
         nonlocal count, damage
@@ -432,8 +432,15 @@ def test_everything_comes_back_when_the_second_edit_is_interrupted(
         apply(edit)
 
     def interrupted_write(self: Write, values: Tensor) -> None:
-        nonlocal count, damage
         write(self, values)
+        interrupt()
+
+    def interrupted_swap(self: Swap) -> None:
+        swap(self)
+        interrupt()
+
+    def interrupt() -> None:
+        nonlocal count, damage
         count += 1
         if count == 3:
             damage = differing(intact, state(subject))
@@ -445,6 +452,7 @@ def test_everything_comes_back_when_the_second_edit_is_interrupted(
         with monkeypatch.context() as patch, undone(subject):
             if where == "between":
                 patch.setattr(Write, "_write", interrupted_write)
+                patch.setattr(Swap, "apply_", interrupted_swap)
             else:
                 patch.setattr(Edit, "apply_", interrupted_edit)
             with pytest.raises(KeyboardInterrupt), perturbed(subject, how, Dose(LEVELS[method], 0)):

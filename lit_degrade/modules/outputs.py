@@ -63,7 +63,7 @@ def published_row(generation: Generation, subject: Subject, decoding: Decoding) 
         "device": subject.device.type,
         "dtype": str(subject.embedding.dtype).removeprefix("torch."),
         "load_4bit": four_bit,
-        "restore_strategy": "copy",
+        "restore_strategy": "keep",
         "degradation_method": cell.settings.method,
         "param_group_name": cell.settings.target,
         "degrad_level": cell.dose.level,

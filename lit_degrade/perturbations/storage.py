@@ -60,32 +60,61 @@ def _put_(place: Tensor, indices: Tensor, values: Tensor | bool) -> None:
         place[torch.unravel_index(indices, place.shape)] = values
 
 
+@dataclass
+class Swap:
+    """A new tensor in the place of a whole parameter; the old one is kept as it is, so that nothing has to be copied."""
+
+    parameter: Tensor
+    values: Tensor | None
+    """new contents, as the parameter; None once they are in place"""
+    indices: None = None
+    before: Tensor | None = None
+
+    def apply_(self) -> None:
+        """Put the new tensor in place; the old one is kept first."""
+        assert self.values is not None
+        self.before = self.parameter.data
+        self.parameter.data = self.values
+        self.values = None
+
+    def revert_(self) -> None:
+        """Put the old tensor back; nothing to do where nothing was swapped."""
+        if self.before is not None:
+            self.parameter.data = self.before
+            self.before = None
+
+
+Change = Write | Swap
+
+
 class Floats:
     """A parameter stored as floating-point numbers."""
 
-    def __init__(self, tensor: Tensor) -> None:
-        """Of the model's own memory, (…), fp32, bf16 or fp16."""
-        self.tensor = tensor
-        self.shape = tensor.shape
-        self.format = FORMATS[tensor.dtype]
+    def __init__(self, parameter: Tensor) -> None:
+        """Of a model, (…), fp32, bf16 or fp16."""
+        self.parameter = parameter
+        self.shape = parameter.shape
+        self.format = FORMATS[parameter.dtype]
 
     def read(self, site: Site) -> Tensor:
         """Weights of a site: a view."""
-        return site.view(self.tensor)
+        return site.view(self.parameter.data)
 
-    def write(self, site: Site, weights: Tensor, chosen: Tensor | None = None) -> list[Write]:
+    def write(self, site: Site, weights: Tensor, chosen: Tensor | None = None) -> list[Change]:
         """What stores new weights of a site, float32 (…); or of some of them, (k,), at flat positions `chosen` (k,)."""
-        return [Write(self.read(site), weights.to(self.tensor.dtype), chosen)]
+        if site.part is None and chosen is None:
+            return [Swap(self.parameter, weights.to(self.parameter.dtype))]
+        return [Write(self.read(site), weights.to(self.parameter.dtype), chosen)]
 
     def codes(self, site: Site) -> Tensor:
         """Stored bits of a site as integers: a view."""
         return as_integers(self.read(site))
 
-    def write_codes(self, site: Site, positions: Tensor, codes: Tensor) -> list[Write]:
+    def write_codes(self, site: Site, positions: Tensor, codes: Tensor) -> list[Change]:
         """What stores some integers of a site, at flat positions (k,)."""
         return [Write(self.codes(site), codes, positions)]
 
-    def decoded(self, site: Site, writes: Sequence[Write]) -> Tensor:
+    def decoded(self, site: Site, writes: Sequence[Change]) -> Tensor:
         """Weights of a site as they will be when written, (…) in the stored format."""
         weights = self.read(site).clone(memory_format=torch.contiguous_format)
         for write in writes:
@@ -123,7 +152,7 @@ class Quantised:
         """Weights of a site, float32."""
         return site.view(self._decode(self._codes, self.scales))
 
-    def write(self, site: Site, weights: Tensor, chosen: Tensor | None = None) -> list[Write]:
+    def write(self, site: Site, weights: Tensor, chosen: Tensor | None = None) -> list[Change]:
         """What stores new weights of a site, rounded to its format; a scale grows where it must and never shrinks.
 
         Args:
@@ -152,7 +181,7 @@ class Quantised:
         """Codes of a site as integers, one each."""
         return site.view(as_integers(self._codes))
 
-    def write_codes(self, site: Site, positions: Tensor, codes: Tensor) -> list[Write]:
+    def write_codes(self, site: Site, positions: Tensor, codes: Tensor) -> list[Change]:
         """What stores some codes of a site, at flat positions (k,)."""
         whole = as_integers(self._codes).clone()
         _put_(site.view(whole), positions, codes)
@@ -170,10 +199,11 @@ class Quantised:
             raise self._shared()
         return as_integers(self.scales), own.nonzero().flatten()
 
-    def decoded(self, site: Site, writes: Sequence[Write]) -> Tensor:
+    def decoded(self, site: Site, writes: Sequence[Change]) -> Tensor:
         """Weights of a site as they will be when written, float32."""
         stored, scales = self.stored, self.scales
         for write in writes:
+            assert isinstance(write, Write)
             assert write.values is not None
             if write.place is self.stored:
                 stored = write.values
@@ -242,5 +272,5 @@ def stored(model: Any, name: str) -> Floats | Quantised:
     """How a parameter of a model is stored."""
     parameter = model.get_parameter(name)
     if parameter.dtype in FORMATS:
-        return Floats(parameter.data)
+        return Floats(parameter)
     return Quantised(model.get_submodule(name.rpartition(".")[0]), name)
