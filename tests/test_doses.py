@@ -157,3 +157,15 @@ def test_bad_input_of_exchange_rates(args: list[str], message: str, tmp_path: Pa
     assert message in err
     assert len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_bar_is_removed_when_a_search_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from lit_degrade.modules.exchange import ExchangeRateModule
+    from lit_degrade.modules.progress import Progress
+
+    removed: list[Progress] = []
+    monkeypatch.setattr(Progress, "__exit__", lambda self, *exception: removed.append(self))
+    monkeypatch.setattr(ExchangeRateModule, "_loss", lambda *args: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main([*EXCHANGE, "--results", str(tmp_path)])
+    assert len(removed) == 1

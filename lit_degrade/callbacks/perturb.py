@@ -19,9 +19,7 @@ class Perturb(pl.Callback):
     def _apply(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *rest: Any) -> None:
         if isinstance(pl_module, DoseModule):
             cell = pl_module.cells[int(batch)]
-            pl_module.edits = []
-            if cell.settings.method != "none":
-                pl_module.edits = self.applied.enter_context(perturbed(pl_module.subject, cell.settings, cell.dose))
+            pl_module.edits = self.applied.enter_context(perturbed(pl_module.subject, cell.settings, cell.dose))
 
     def _undo(self, *hook: Any) -> None:
         self.applied.close()

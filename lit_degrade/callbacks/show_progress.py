@@ -1,7 +1,7 @@
 """A progress bar of training steps."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -40,5 +40,7 @@ class ShowProgress(pl.Callback):
             self.bar.__exit__()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Remove the bar."""
+        """Remove the bar, and the module's own."""
         self.on_train_end(trainer, pl_module)
+        if hasattr(pl_module, "bar"):
+            cast(SubjectModule, pl_module).bar.__exit__()

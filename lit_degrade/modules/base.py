@@ -31,6 +31,8 @@ class SubjectModule(pl.LightningModule):
     subject: Subject
     probe: TokenStream
     kept_sha256: str = ""
+    bar: Progress
+    """of steps that the module counts itself"""
     show_progress: bool = False
     verbs: tuple[str, ...]
     """Lightning's verbs that this module answers"""

@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.modules.base import SubjectModule
-from lit_degrade.modules.progress import Progress
 from lit_degrade.perturbations.catalog import METHODS, MethodName, PerturbationSettings
 from lit_degrade.perturbations.edits import Dose, EditRecord, edits, perturbed, totals
 from lit_degrade.perturbations.exchange import dose_range, find_dose
@@ -62,7 +61,6 @@ class ExchangeRateModule(SubjectModule):
         self.rows: list[dict[str, Any]] = []
         self.searches: list[tuple[PerturbationSettings, int]] = []
         self.before = math.nan
-        self.bar: Progress
 
     def prepare(self, device: torch.device) -> None:
         """Load the subject and find every target in it."""
@@ -125,10 +123,6 @@ class ExchangeRateModule(SubjectModule):
         self.check_restored()
         self.record.save_table(paths.EXCHANGE_RATES, self.rows)
         self.record.add(searches=len(self.rows), reached=sum(row["reached"] for row in self.rows))
-
-    def on_exception(self, exception: BaseException) -> None:
-        """Remove the bar."""
-        self.bar.__exit__()
 
     def _loss(
         self, settings: PerturbationSettings, repetition: int, level: float, recorded: bool = False

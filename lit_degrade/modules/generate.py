@@ -15,7 +15,6 @@ from lit_degrade.measures.text_likelihood import continuation_nats
 from lit_degrade.modules import outputs
 from lit_degrade.modules.doses import DoseModule
 from lit_degrade.modules.outputs import Generation
-from lit_degrade.modules.progress import Progress
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.walk import Cell
 from lit_degrade.records import paths
@@ -75,7 +74,6 @@ class GenerateModule(DoseModule):
         self.image = Path(image).expanduser() if image else PICTURE
         self.generator: TextGenerator
         self.journal: Journal
-        self.bar: Progress
 
     def prepare(self, device: torch.device) -> None:
         """Load the subject, check the tasks against it, and read what an earlier start has done."""
@@ -124,10 +122,6 @@ class GenerateModule(DoseModule):
         self._write(self._generations())
         self.finish()
         self.journal.path.unlink()
-
-    def on_exception(self, exception: BaseException) -> None:
-        """Remove the bar."""
-        self.bar.__exit__()
 
     def _queries(self, task: Task, prompts: Sequence[Prompt], cell: Cell) -> list[Query]:
         image = self.image if task.image else None

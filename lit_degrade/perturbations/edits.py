@@ -203,7 +203,12 @@ def _draws(settings: PerturbationSettings, site: Site, dose: Dose) -> torch.Gene
 
 
 def edits(subject: Subject, settings: PerturbationSettings, dose: Dose) -> Iterator[Edit]:
-    """Plan every edit of a dose, one after the other, so that no more than one is held in full before it is applied."""
+    """Plan every edit of a dose, one after the other, so that no more than one is held in full before it is applied.
+
+    Method `none` has no edits.
+    """
+    if settings.method == "none":
+        return
     sites = sites_of(subject, settings)
     selection = load_selection(subject, settings, sites)
     for site in sites:
