@@ -427,3 +427,21 @@ def test_levels_are_written_as_numbers() -> None:
 def test_reading_doses_imports_no_model() -> None:
     code = "import sys, lit_degrade.evidence.report; sys.exit(bool({'torch', 'lightning'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sampled_texts_of_one_set_of_weights_count_each() -> None:
+    """Loss is the same in every repetition of an intact subject; what it says when sampled is not."""
+    table = pd.DataFrame(
+        {"run_id": ["a"] * 3, "random": False, doses.DAMAGE: [0.0] * 3, "dreams_it.distinct_2": [0.9, 0.8, 0.7]}
+    )
+    assert doses.observations(table, doses.DAMAGE).tolist() == [0.0]
+    assert doses.observations(table, "dreams_it.distinct_2").tolist() == [0.9, 0.8, 0.7]
+
+
+def test_greedy_and_sampled_text_have_figures_of_their_own(tmp_path: Path) -> None:
+    for sampled in (False, True):
+        for subject in ("tiny-1m", "tiny-3m"):
+            dosed(tmp_path, subject=subject, decoding={"do_sample": sampled})
+    names = [name for name in plates(tmp_path) if "dreams_it" in name and not name.endswith("_2")]
+    assert len(names) == 2 * len(made.VARIANTS)
+    assert sum("not-decoding-do-sample" in name for name in names) == len(made.VARIANTS)

@@ -116,16 +116,19 @@ def _telling(column: str) -> tuple[str, int, str]:
 def observations(doses: pd.DataFrame, measure: str) -> Values:
     """Values of a measure at one level that count each for one, (n,), inf where one is not finite.
 
-    Every random repetition is one. Repetitions that are identical by construction are one for each run, and one in all where
-    the runs agree too.
+    Every repetition with random weights is one. Repetitions with the same weights are one for each run, and one in all where
+    the runs agree too, unless they differ, as text that was sampled does.
     """
     if measure not in doses:
         return np.empty(0)
-    drawn, fixed = doses[doses["random"]], doses[~doses["random"]]
-    once = fixed.groupby("run_id", sort=False)[measure].first().dropna().to_numpy(dtype=float)
-    if len(once) and np.allclose(once, once[0], rtol=ROUNDING, atol=0):
-        once = once[:1]
-    return np.concatenate([drawn[measure].dropna().to_numpy(dtype=float), once])
+    drawn, fixed = (doses[doses["random"] == random].dropna(subset=[measure]) for random in (True, False))
+    runs = [_once(values.to_numpy(dtype=float)) for _, values in fixed.groupby("run_id", sort=False)[measure]]
+    return np.concatenate([drawn[measure].to_numpy(dtype=float), _once(np.concatenate([*runs, np.empty(0)]))])
+
+
+def _once(values: Values) -> Values:
+    """The first of values that are all the same."""
+    return values[:1] if len(values) and np.allclose(values, values[0], rtol=ROUNDING, atol=0) else values
 
 
 def estimate(values: Values) -> Estimate:

@@ -119,6 +119,8 @@ def full_label(group: Group) -> str:
 def _said(name: str, value: Any) -> str:
     if isinstance(value, list):
         return " or ".join(_said(name, item) for item in value)
+    if isinstance(value, bool):
+        return name if value else f"not {name}"
     return value if isinstance(value, str) else f"{name} {value:g}"
 
 

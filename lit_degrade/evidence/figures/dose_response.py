@@ -57,8 +57,7 @@ def _overviews(section: Section) -> list[Plate]:
     """For each subject a figure with a panel for each variant."""
     by_subject: dict[str, dict[str, Group]] = {}
     for group in _holding(section.groups, section.doses):
-        rest = {name: value for name, value in group.conditions.items() if name != "subject"}
-        by_subject.setdefault(str(group.rows["subject"].iloc[0]), {})[words(label(rest))] = group
+        by_subject.setdefault(str(group.rows["subject"].iloc[0]), {})[words(_rest(group) or "all runs")] = group
     found = []
     for subject, groups in by_subject.items():
         doses = of_runs(section.doses, _runs(groups))
@@ -74,18 +73,37 @@ def _overviews(section: Section) -> list[Plate]:
 
 
 def _texts(section: Section) -> list[Plate]:
-    """For each variant and task a figure with a panel for each measure."""
+    """For each variant, task and set of conditions beside the subject a figure with a panel for each measure."""
     found = []
     for variant in variants_of(section.doses):
         doses = of_variant(section.doses, variant)
-        groups = {words(full_label(group)): group for group in _holding(section.groups, doses)}
-        for task, measures in text_measures(doses).items():
-            panels = {name: _Panel(variant, name, "", _curves(doses, variant, groups, name)) for name in measures}
-            more = ", ".join(outcome_of(name).label for name in measures[MOST * MOST_PAGES :])
-            caption = f"Text of {words(task)} against the dose of {_title(variant)}." + (f" Not drawn: {more}." if more else "")
-            name = f"doses_{_file(variant.name)}_{_file(task)}"
-            found += _plates(section, name, caption, groups, panels, f"{words(task)}: {_title(variant)}")
+        by_rest: dict[str, dict[str, Group]] = {}
+        for group in _holding(section.groups, doses):
+            by_rest.setdefault(words(_rest(group)), {})[words(full_label(group))] = group
+        for rest, groups in by_rest.items():
+            found += _texts_of(section, variant, of_runs(doses, _runs(groups)), groups, rest if len(by_rest) > 1 else "")
     return found
+
+
+def _texts_of(section: Section, variant: Variant, doses: pd.DataFrame, groups: Mapping[str, Group], rest: str) -> list[Plate]:
+    """For each task a figure of groups that differ in their subject only; `rest` says what else tells them from others."""
+    found = []
+    beside = f", {rest}" if rest else ""
+    for task, measures in text_measures(doses).items():
+        panels = {name: _Panel(variant, name, "", _curves(doses, variant, groups, name)) for name in measures}
+        more = ", ".join(outcome_of(name).label for name in measures[MOST * MOST_PAGES :])
+        caption = f"Text of {words(task)} against the dose of {_title(variant)}{beside}." + (
+            f" Not drawn: {more}." if more else ""
+        )
+        name = "_".join(["doses", _file(variant.name), _file(task), *([_file(rest.replace(" ", "-"))] if rest else [])])
+        found += _plates(section, name, caption, groups, panels, f"{words(task)}: {_title(variant)}{beside}")
+    return found
+
+
+def _rest(group: Group) -> str:
+    """What a group is beside its subject."""
+    rest = {name: value for name, value in group.conditions.items() if name != "subject"}
+    return label(rest) if rest else ""
 
 
 def _plates(
