@@ -79,7 +79,8 @@ def _texts(section: Section) -> list[Plate]:
         doses = of_variant(section.doses, variant)
         by_rest: dict[str, dict[str, Group]] = {}
         for group in _holding(section.groups, doses):
-            by_rest.setdefault(words(_rest(group)), {})[words(full_label(group))] = group
+            name = str(group.conditions.get("subject") or words(full_label(group)))
+            by_rest.setdefault(words(_rest(group)), {})[name] = group
         for rest, groups in by_rest.items():
             found += _texts_of(section, variant, of_runs(doses, _runs(groups)), groups, rest if len(by_rest) > 1 else "")
     return found
