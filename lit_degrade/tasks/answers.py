@@ -1,6 +1,5 @@
 """Is an answer right? Keys of questions, and a score that sees the answering text only."""
 
-import math
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ class Answer:
     wrong: tuple[str, ...] = ()
     """of a word: words that spoil an answer wherever they are in it"""
     tolerance: float = 1e-6
-    """of a number: largest relative error"""
+    """of a number: largest error relative to the right one"""
 
     @property
     def key(self) -> str:
@@ -80,7 +79,7 @@ def parsed(text: str, answer: Answer) -> bool:
 def _number(text: str, answer: Answer) -> bool:
     found, right = _last_number(text), _last_number(answer.key)
     assert right is not None
-    return found is not None and math.isclose(found, right, rel_tol=answer.tolerance)
+    return found is not None and abs(found - right) <= answer.tolerance * abs(right)
 
 
 _REWRITTEN = [
