@@ -588,7 +588,7 @@ class Client:
 def finished(process: Popen[str]) -> str:
     """Output of a process that must succeed."""
     try:
-        output, _ = process.communicate(timeout=120)
+        output, _ = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 0, output
