@@ -107,3 +107,20 @@ def test_closing_again_replaces(tmp_path: Path) -> None:
         record.add(value=value)
         folder = record.close("done")
     assert json.loads((folder / paths.SUMMARY).read_text())["value"] == 2
+
+
+def test_a_journal_that_went_on_is_not_replaced_by_an_earlier_one(tmp_path: Path) -> None:
+    """Interrupted, then gone on, then killed: what is kept is what the killed run had."""
+    config = {"experiment": "e", "results": str(tmp_path)}
+    first = RunRecord("predict", config)
+    first.open("journal")
+    first.save_text("journal", "one\n")
+    first.close("interrupted")
+    killed = RunRecord("predict", config)
+    killed.open("journal")
+    assert (killed.partial / "journal").read_text() == "one\n"
+    killed.save_text("journal", "one\ntwo\n")
+    killed._unlock()  # as the end of its process does
+    again = RunRecord("predict", config)
+    again.open("journal")
+    assert (again.partial / "journal").read_text() == "one\ntwo\n"

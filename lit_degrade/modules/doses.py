@@ -69,13 +69,12 @@ class DoseModule(SubjectModule):
         """Index of every cell."""
         return DataLoader(range(len(self.cells)), batch_size=None)  # type: ignore[arg-type]
 
-    def measure_intact(self) -> Likelihood:
+    def measure_intact(self) -> None:
         """Measure the subject before any dose: what every dose is compared with."""
         measured = likelihood(self.logits, self.probe)
         self.start = (measured, log_probabilities(self.logits, self.few().ids), self._last_spectrum())
         self.keep_hash()
         self.record.add(probe_tokens=measured.tokens, tied_embedding=is_tied(self.subject), **measured.facts("pre"))
-        return measured
 
     def measure_dose(self, cell: Cell) -> dict[str, Any]:
         """A row of doses.csv for the dose at work."""

@@ -13,7 +13,7 @@ from lit_degrade.errors import UserError, unknown
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.catalog import METHODS, MethodName, PerturbationSettings
-from lit_degrade.perturbations.edits import Dose, EditRecord, edits, perturbed, totals
+from lit_degrade.perturbations.edits import Dose, edits, perturbed, totals
 from lit_degrade.perturbations.exchange import dose_range, find_dose
 from lit_degrade.records import paths
 from lit_degrade.subjects.catalog import SubjectSpec
@@ -94,22 +94,20 @@ class ExchangeRateModule(SubjectModule):
     def test_step(self, batch: int, batch_idx: int) -> None:
         """One search."""
         settings, repetition = self.searches[batch]
-        found = find_dose(settings.method, self.cost, lambda level: self._loss(settings, repetition, level)[0])
-        dose: dict[str, Any] = {}
-        if found.reached:
-            loss, records = self._loss(settings, repetition, found.level, recorded=True)
-            dose = {"level": found.level, "relative_norm": totals(records)["relative_norm"], "nats_lost": loss}
-        with perturbed(self.subject, settings, Dose(dose_range(settings.method)[0], self.seed, repetition)) as records:
-            weights = sum(record.weights for record in records)
+        found = find_dose(settings.method, self.cost, lambda level: self._loss(settings, repetition, level))
+        level = found.level if found.reached else dose_range(settings.method)[1]
+        with perturbed(self.subject, settings, Dose(level, self.seed, repetition)) as records:
+            total = totals(records)
         self.rows.append(
             {
                 "method": settings.method,
                 "target": settings.target,
                 "repetition": repetition,
                 "random": METHODS[settings.method].random,
-                **{"level": None, "relative_norm": None, "nats_lost": None},
-                **dose,
-                "weights": weights,
+                "level": found.level if found.reached else None,
+                "relative_norm": total["relative_norm"] if found.reached else None,
+                "nats_lost": found.loss if found.reached else None,
+                "weights": total["weights"],
                 "reached": found.reached,
                 "nats_at_maximum": found.loss_at_maximum,
                 "cost": self.cost,
@@ -124,10 +122,8 @@ class ExchangeRateModule(SubjectModule):
         self.record.save_table(paths.EXCHANGE_RATES, self.rows)
         self.record.add(searches=len(self.rows), reached=sum(row["reached"] for row in self.rows))
 
-    def _loss(
-        self, settings: PerturbationSettings, repetition: int, level: float, recorded: bool = False
-    ) -> tuple[float, list[EditRecord]]:
-        """Nats per token lost under a dose, infinite where the loss is not a number; and what the dose does, if asked for."""
-        with perturbed(self.subject, settings, Dose(level, self.seed, repetition), recorded) as records:
+    def _loss(self, settings: PerturbationSettings, repetition: int, level: float) -> float:
+        """Nats per token lost under a dose, infinite where the loss is not a number."""
+        with perturbed(self.subject, settings, Dose(level, self.seed, repetition), recorded=False):
             lost = likelihood(self.logits, self.probe).nats_per_token - self.before
-        return (math.inf if math.isnan(lost) else lost), records
+        return math.inf if math.isnan(lost) else lost

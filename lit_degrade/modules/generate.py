@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,7 @@ class GenerateModule(DoseModule):
                 yield {
                     "cell": cell.key,
                     "task": task.name,
-                    "made": [outputs.as_entry(continuation) for continuation in made],
+                    "made": [asdict(continuation) for continuation in made],
                     "timestamp": datetime.now(UTC).isoformat(timespec="seconds"),
                     "vram_usage_percent": outputs.vram_percent(self.subject.device),
                 }

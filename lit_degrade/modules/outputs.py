@@ -4,7 +4,7 @@ import math
 import re
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -157,11 +157,6 @@ def vram_percent(device: torch.device) -> float | None:
         return None
     free, total = torch.cuda.mem_get_info(device)
     return 100 * (1 - free / total)
-
-
-def as_entry(continuation: Continuation) -> dict[str, Any]:
-    """For a journal."""
-    return asdict(continuation)
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_degrade.errors import UserError
 from lit_degrade.perturbations.bits import WIDTHS, bit_numbers, flips
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, Tied
-from lit_degrade.perturbations.storage import Change, Floats, Quantised, Write, stored
+from lit_degrade.perturbations.storage import Floats, Quantised, StoredChange, Write, stored
 from lit_degrade.perturbations.targets import is_tied, load_selection, sites_of, within
 from lit_degrade.perturbations.values import CHANGES
 from lit_degrade.seeds import generator
@@ -65,7 +65,7 @@ class Edit:
     settings: PerturbationSettings
     level: float
     weights: Floats | Quantised
-    writes: list[Change]
+    writes: list[StoredChange]
     chosen: Tensor | None = None
     """flat positions in the site that it is about (k,); None for all"""
     bits_flipped: float = 0.0
@@ -92,7 +92,7 @@ class Edit:
         )
 
     def apply_(self) -> None:
-        """Change the model."""
+        """StoredChange the model."""
         for write in self.writes:
             write.apply_()
 
@@ -184,7 +184,7 @@ def _plan_flips(
     old = place.take(where)
     codes = old ^ ones.to(place.device).to(old.dtype)
     share = flipped / (n * len(bits))
-    writes: list[Change]
+    writes: list[StoredChange]
     if not len(positions):
         writes = []
     elif settings.bits == "scales":

@@ -84,7 +84,7 @@ class Swap:
             self.before = None
 
 
-Change = Write | Swap
+StoredChange = Write | Swap
 
 
 class Floats:
@@ -100,7 +100,7 @@ class Floats:
         """Weights of a site: a view."""
         return site.view(self.parameter.data)
 
-    def write(self, site: Site, weights: Tensor, chosen: Tensor | None = None) -> list[Change]:
+    def write(self, site: Site, weights: Tensor, chosen: Tensor | None = None) -> list[StoredChange]:
         """What stores new weights of a site, float32 (…); or of some of them, (k,), at flat positions `chosen` (k,)."""
         if site.part is None and chosen is None:
             return [Swap(self.parameter, weights.to(self.parameter.dtype))]
@@ -110,11 +110,11 @@ class Floats:
         """Stored bits of a site as integers: a view."""
         return as_integers(self.read(site))
 
-    def write_codes(self, site: Site, positions: Tensor, codes: Tensor) -> list[Change]:
+    def write_codes(self, site: Site, positions: Tensor, codes: Tensor) -> list[StoredChange]:
         """What stores some integers of a site, at flat positions (k,)."""
         return [Write(self.codes(site), codes, positions)]
 
-    def decoded(self, site: Site, writes: Sequence[Change]) -> Tensor:
+    def decoded(self, site: Site, writes: Sequence[StoredChange]) -> Tensor:
         """Weights of a site as they will be when written, (…) in the stored format."""
         weights = self.read(site).clone(memory_format=torch.contiguous_format)
         for write in writes:
@@ -152,7 +152,7 @@ class Quantised:
         """Weights of a site, float32."""
         return site.view(self._decode(self._codes, self.scales))
 
-    def write(self, site: Site, weights: Tensor, chosen: Tensor | None = None) -> list[Change]:
+    def write(self, site: Site, weights: Tensor, chosen: Tensor | None = None) -> list[StoredChange]:
         """What stores new weights of a site, rounded to its format; a scale grows where it must and never shrinks.
 
         Args:
@@ -181,7 +181,7 @@ class Quantised:
         """Codes of a site as integers, one each."""
         return site.view(as_integers(self._codes))
 
-    def write_codes(self, site: Site, positions: Tensor, codes: Tensor) -> list[Change]:
+    def write_codes(self, site: Site, positions: Tensor, codes: Tensor) -> list[StoredChange]:
         """What stores some codes of a site, at flat positions (k,)."""
         whole = as_integers(self._codes).clone()
         _put_(site.view(whole), positions, codes)
@@ -199,7 +199,7 @@ class Quantised:
             raise self._shared()
         return as_integers(self.scales), own.nonzero().flatten()
 
-    def decoded(self, site: Site, writes: Sequence[Change]) -> Tensor:
+    def decoded(self, site: Site, writes: Sequence[StoredChange]) -> Tensor:
         """Weights of a site as they will be when written, float32."""
         stored, scales = self.stored, self.scales
         for write in writes:

@@ -105,7 +105,8 @@ class RunRecord:
                     self._created.append(parent)
             self._take_lock()
             self._clear(journal)
-            if journal and self.finished() in ("failed", "interrupted") and (self.folder / journal).exists():
+            begun = journal and not (self.partial / journal).exists() and (self.folder / journal).exists()
+            if begun and self.finished() in ("failed", "interrupted"):
                 shutil.copyfile(self.folder / journal, self.partial / journal)
         except OSError as error:
             self.discard()
