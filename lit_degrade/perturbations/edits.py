@@ -1,7 +1,7 @@
 """From a method, a target and a level to edits: planned, applied, and undone bit for bit."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -13,14 +13,16 @@ from lit_degrade.errors import UserError
 from lit_degrade.perturbations.bits import WIDTHS, bit_numbers, flips
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, Tied
 from lit_degrade.perturbations.storage import Floats, Quantised, StoredChange, Write, stored
-from lit_degrade.perturbations.targets import is_tied, load_selection, sites_of, within
+from lit_degrade.perturbations.targets import is_tied, load_selection, sites_of, whole, within
 from lit_degrade.perturbations.values import CHANGES
 from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Site
 from lit_degrade.subjects.loading import Subject
 
 _OF_SPREAD = ("add_gauss", "uni_quant", "uni_quant_channel")
-"""Methods that work in proportion to how much the weights differ from each other."""
+"""Methods that work in proportion to how much the weights of the site differ from each other, chosen or not."""
+Only = Mapping[str, Tensor | None]
+"""Name of a parameter -> flat positions in it (k,) int64, distinct; or None for all of it."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +76,9 @@ class Edit:
     def record(self) -> EditRecord:
         """What the edit will do, from the weights as they are; to be called before it is applied."""
         before, after = self.weights.read(self.site).float(), self.weights.decoded(self.site, self.writes).float()
+        dose = self._achieved(before, after)
         if self.chosen is not None:
-            before, after = before.flatten()[self.chosen], after.flatten()[self.chosen]
+            before, after = before.take(self.chosen), after.take(self.chosen)
         change, norm = after - before, torch.linalg.vector_norm
         return EditRecord(
             parameter=self.site.parameter,
@@ -83,7 +86,7 @@ class Edit:
             depth=self.site.depth,
             format=self.weights.format,
             dose_asked=self.level,
-            dose_achieved=self._achieved(before, after),
+            dose_achieved=dose,
             weights=before.numel(),
             changed=int((before != after).sum()),
             nonfinite=int((~after.isfinite()).sum()),
@@ -106,31 +109,51 @@ class Edit:
             return METHODS[self.settings.method].none
         if self.settings.method == "bit_flip":
             return self.bits_flipped
-        return achieved(self.settings.method, before, after, self.site.input_axis)
+        return achieved(self.settings.method, before, after, self.site.input_axis, self.chosen)
 
 
-def achieved(method: str, before: Tensor, after: Tensor, inputs: int) -> float:
+def achieved(method: str, before: Tensor, after: Tensor, inputs: int, chosen: Tensor | None = None) -> float:
     """The dose that a change amounts to, in the unit of its method.
 
     Multiplicative noise: root mean square of (W' - W) / W over W other than 0. Additive noise: of W' - W, in standard
     deviations of the tensor or absolute. Zeroing and sign flips: share of the nonzero weights that are
     zero now, or have another sign. Quantisation: distinct values, the most in any channel.
     NaN where no weight can show a dose: all are zero, or (of `add_gauss`) all are equal.
+
+    Args:
+        method: what was done.
+        before: float32 weights of a site.
+        after: the same, changed.
+        inputs: axis of the inputs.
+        chosen: flat positions (k,) that it was done to; None for all.
     """
+    spread = float(before.std(correction=0)) if method == "add_gauss" else math.nan
+    if method == "uni_quant_channel" and after.dim() > 1:
+        return _most_in_a_channel(after, inputs, chosen)
+    if chosen is not None:
+        before, after = before.take(chosen), after.take(chosen)
     nonzero = before != 0
     if method == "mult_gauss":
         return _rms(((after - before) / before)[nonzero])
     if method == "add_gauss":
-        spread = float(before.std(correction=0))
         return _rms(after - before) / spread if spread else math.nan
     if method == "add_gauss_absolute":
         return _rms(after - before)
     if method == "sign_flip":
         return float(((after.signbit() != before.signbit()) & nonzero).sum() / nonzero.sum())
     if method.startswith("uni_quant"):
-        values = after.movedim(inputs if after.dim() > 1 else -1, -1) if method == "uni_quant_channel" else after.flatten()
-        return float((values.sort(-1).values.diff(dim=-1) != 0).sum(-1).max() + 1)
+        return float(after.unique().numel())
     return float(((after == 0) & nonzero).sum() / nonzero.sum())
+
+
+def _most_in_a_channel(weights: Tensor, inputs: int, chosen: Tensor | None) -> float:
+    """Most distinct values of any output channel, among chosen weights."""
+    if chosen is None:
+        return float((weights.movedim(inputs, -1).sort(-1).values.diff(dim=-1) != 0).sum(-1).max() + 1)
+    outputs = weights.movedim(inputs, -1)[..., 0]
+    channels = torch.arange(outputs.numel(), device=weights.device).view(outputs.shape).unsqueeze(inputs).expand(weights.shape)
+    found = torch.stack([channels.take(chosen).double(), weights.take(chosen).double()]).unique(dim=1)
+    return float(found[0].long().bincount().max())
 
 
 def _rms(values: Tensor) -> float:
@@ -159,12 +182,15 @@ def plan(
     if dose.level == method.none:
         return Edit(site, settings, dose.level, weights, [], chosen)
     place, change, draws = weights.read(site), CHANGES[settings.method], _draws(settings, site, dose)
-    if chosen is not None:
-        place = place.take(chosen)
-        if settings.method in _OF_SPREAD and bool((place == place[0]).all()):
-            raise UserError(f"'{site.parameter}': the selected weights are all equal; {settings.method} would change nothing.")
-    writes = weights.write(site, change(place, dose.level, draws, site.input_axis), chosen)
-    return Edit(site, settings, dose.level, weights, writes, chosen)
+    if chosen is None:
+        values = change(place, dose.level, draws, site.input_axis)
+    elif settings.method not in _OF_SPREAD:
+        values = change(place.take(chosen), dose.level, draws, site.input_axis)
+    elif bool((place == place.flatten()[0]).all()):
+        raise UserError(f"'{site.parameter}': the weights are all equal; {settings.method} would change nothing.")
+    else:
+        values = change(place, dose.level, draws, site.input_axis).take(chosen)
+    return Edit(site, settings, dose.level, weights, weights.write(site, values, chosen), chosen)
 
 
 def _plan_flips(
@@ -202,12 +228,21 @@ def _draws(settings: PerturbationSettings, site: Site, dose: Dose) -> torch.Gene
     return generator(dose.seed, "perturbation", settings.method, name, part, str(dose.repetition), level)
 
 
-def edits(subject: Subject, settings: PerturbationSettings, dose: Dose) -> Iterator[Edit]:
+def edits(subject: Subject, settings: PerturbationSettings, dose: Dose, only: Only | None = None) -> Iterator[Edit]:
     """Plan every edit of a dose, one after the other, so that no more than one is held in full before it is applied.
 
-    Method `none` has no edits.
+    Args:
+        subject: the patient.
+        settings: how to perturb; method `none` has no edits.
+        dose: level, seed and repetition.
+        only: weights to perturb instead of the target, layers and selection of the settings; each parameter is one site,
+            fused or not.
     """
     if settings.method == "none":
+        return
+    if only is not None:
+        for name, chosen in only.items():
+            yield plan(settings, whole(subject, name), stored(subject.model, name), dose, chosen)
         return
     sites = sites_of(subject, settings)
     selection = load_selection(subject, settings, sites)
@@ -224,9 +259,9 @@ def edits(subject: Subject, settings: PerturbationSettings, dose: Dose) -> Itera
 
 @contextmanager
 def perturbed(
-    subject: Subject, settings: PerturbationSettings, dose: Dose, recorded: bool = True
+    subject: Subject, settings: PerturbationSettings, dose: Dose, recorded: bool = True, only: Only | None = None
 ) -> Iterator[list[EditRecord]]:
-    """Perturb a subject; on leaving, however that happens, every weight is as it was, bit for bit.
+    """Perturb a subject (see `edits`); on leaving, however that happens, every weight is as it was, bit for bit.
 
     Yields: what each edit does, site by site; nothing when it is not to be `recorded`.
     Raises: UserError before anything is changed or with everything undone.
@@ -235,7 +270,7 @@ def perturbed(
     records: list[EditRecord] = []
     with _untied(subject, settings.tied):
         try:
-            for edit in edits(subject, settings, dose):
+            for edit in edits(subject, settings, dose, only):
                 if recorded:
                     records.append(edit.record())
                 applied.append(edit)  # before it is applied: an interruption may come in between

@@ -1,12 +1,13 @@
 """Which weights a perturbation is about: sites of a target, and the chosen weights in them."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lit_degrade.errors import UserError
+from lit_degrade.errors import UserError, unknown
 from lit_degrade.perturbations.catalog import PUBLISHED_TARGETS, PerturbationSettings, numbers
 from lit_degrade.perturbations.storage import stored
 from lit_degrade.subjects.anatomy import Kind, Site
@@ -33,6 +34,17 @@ def sites_of(subject: Subject, settings: PerturbationSettings) -> list[Site]:
     if not found:
         raise UserError(f"Target '{settings.target}' has nothing in layers {settings.layers} of '{subject.spec.name}'.")
     return found
+
+
+def whole(subject: Subject, name: str) -> Site:
+    """A parameter as one site: the parts of a fused one count as its group, attn.
+
+    Raises: UserError for a parameter that the language model does not have.
+    """
+    own = [site for site in subject.anatomy.sites if site.parameter == name and site.kind != "adapter"]
+    if not own:
+        raise unknown("parameter", name, dict.fromkeys(site.parameter for site in subject.anatomy.sites))
+    return own[0] if own[0].part is None else replace(own[0], component="attn", part=None)
 
 
 def token_embedding(subject: Subject) -> str:
