@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lit_degrade.criticality.catalog import CONTROLS, METRICS, MODES
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.perturbations.catalog import METHODS, SCHEDULES, TARGETS, VARIANTS
 from lit_degrade.stimuli.catalog import OPTIMIZERS, PROTOCOLS, STIMULI
@@ -51,6 +52,9 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "targets": lambda: TARGETS,
     "variants": _variants,
     "schedules": lambda: SCHEDULES,
+    "metrics": lambda: {name: metric.says for name, metric in METRICS.items()},
+    "modes": lambda: MODES,
+    "controls": lambda: CONTROLS,
     "tasks": _tasks,
     "optimizers": lambda: OPTIMIZERS,
     "protocols": lambda: PROTOCOLS,

@@ -6,14 +6,17 @@ In: a subject, a text, a stimulus. Out: trained weights and numbers in the run r
 from lit_degrade.modules.attack import AttackModule
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.modules.catalysts import CatalystModule
+from lit_degrade.modules.criticality import CriticalityModule
 from lit_degrade.modules.evaluate import EvaluateModule
 from lit_degrade.modules.exchange import ExchangeRateModule
 from lit_degrade.modules.finetune import FinetuneModule
 from lit_degrade.modules.generate import GenerateModule
+from lit_degrade.modules.layer_ablation import LayerAblationModule
 from lit_degrade.modules.pretrain import PretrainModule
 from lit_degrade.modules.prompt import PromptModule
+from lit_degrade.modules.super_weights import SuperWeightModule
 
 __all__ = [
-    "AttackModule", "CatalystModule", "EvaluateModule", "ExchangeRateModule", "FinetuneModule", "GenerateModule",
-    "PretrainModule", "PromptModule", "SubjectModule",
+    "AttackModule", "CatalystModule", "CriticalityModule", "EvaluateModule", "ExchangeRateModule", "FinetuneModule",
+    "GenerateModule", "LayerAblationModule", "PretrainModule", "PromptModule", "SubjectModule", "SuperWeightModule",
 ]  # fmt: skip

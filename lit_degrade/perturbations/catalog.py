@@ -40,6 +40,10 @@ class Method:
             return f"a whole number from {self.low:g}, or inf"
         return f"{self.low:g} or more" if self.high == math.inf else f"{self.low:g} to {self.high:g}"
 
+    def certain(self, level: float) -> bool:
+        """Whether a dose changes weights in the same way whatever the random numbers."""
+        return not self.random or level == self.none or level == self.high == 1
+
     def check(self, name: str, level: float) -> None:
         """Raise: UserError for a level outside the range."""
         whole = self.none != math.inf or level == math.inf or float(level).is_integer()

@@ -127,7 +127,7 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int, chosen: Te
         inputs: axis of the inputs.
         chosen: flat positions (k,) that it was done to; None for all.
     """
-    spread = float(before.std(correction=0)) if method == "add_gauss" else math.nan
+    spread = float(before.std(correction=0)) if method == "add_gauss" else 1.0
     if method == "uni_quant_channel" and after.dim() > 1:
         return _most_in_a_channel(after, inputs, chosen)
     if chosen is not None:
@@ -135,10 +135,8 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int, chosen: Te
     nonzero = before != 0
     if method == "mult_gauss":
         return _rms(((after - before) / before)[nonzero])
-    if method == "add_gauss":
+    if method in ("add_gauss", "add_gauss_absolute"):
         return _rms(after - before) / spread if spread else math.nan
-    if method == "add_gauss_absolute":
-        return _rms(after - before)
     if method == "sign_flip":
         return float(((after.signbit() != before.signbit()) & nonzero).sum() / nonzero.sum())
     if method.startswith("uni_quant"):
@@ -242,7 +240,8 @@ def edits(subject: Subject, settings: PerturbationSettings, dose: Dose, only: On
         return
     if only is not None:
         for name, chosen in only.items():
-            yield plan(settings, whole(subject, name), stored(subject.model, name), dose, chosen)
+            own = None if chosen is None else chosen.to(subject.model.get_parameter(name).device)
+            yield plan(settings, whole(subject, name), stored(subject.model, name), dose, own)
         return
     sites = sites_of(subject, settings)
     selection = load_selection(subject, settings, sites)

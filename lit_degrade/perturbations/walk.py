@@ -28,8 +28,7 @@ class Cell:
     @property
     def random(self) -> bool:
         """Whether repetitions have other weights."""
-        method = METHODS[self.settings.method]
-        return method.random and self.dose.level != method.none
+        return not METHODS[self.settings.method].certain(self.dose.level)
 
 
 def walk(settings: PerturbationSettings, variants: str, levels: Sequence[float], repetitions: int, seed: int) -> list[Cell]:

@@ -1,0 +1,112 @@
+"""Scores of weights by metric, made site by site from sums over text, so that none is held longer than it is looked at."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lit_degrade.criticality.catalog import METRICS
+from lit_degrade.criticality.sums import Sums
+from lit_degrade.errors import UserError
+from lit_degrade.perturbations.storage import stored
+from lit_degrade.seeds import generator
+from lit_degrade.subjects.anatomy import Site
+from lit_degrade.subjects.loading import Subject
+
+QUANTILES = (0.0, 0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999, 1.0)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores of a subject's weights; higher is more critical."""
+
+    subject: Subject
+    sums: Sums
+    seed: int
+    """of random scores"""
+
+    def __call__(self, metric: str, site: Site) -> Tensor:
+        """Scores of the weights of a site, float32 in the shape of its view, on its device.
+
+        `random`: uniform in [0, 1). `magnitude`: |w|. `act_mag`: |w_ij| ‖x_j‖₂, x_j the j-th input over all tokens (Wanda, Sun
+        et al. 2024, arXiv:2306.11695, equation 1; the input of an embedding is one-hot). `grad_x_weight`: |g w|, g the gradient
+        of the mean loss. `grad_squared`: mean over sequences of the squared gradient of their own mean loss. `hutchinson_diag`:
+        h, the estimated diagonal of the mean loss's Hessian. `hessian_saliency`: h w² / 2 (LeCun et al. 1990).
+
+        Raises: UserError for scores that are not finite.
+        """
+        found = self._of(metric, site)
+        if not bool(found.isfinite().all()):
+            raise UserError(
+                f"{metric} of '{site.parameter}' is not finite on the calibration text: this subject's gradients are not "
+                "numbers here. Use another precision, or metrics without gradients."
+            )
+        return found
+
+    def of(self, metric: str) -> Callable[[Site], Tensor]:
+        """Scores of one metric."""
+        return lambda site: self(metric, site)
+
+    def standard_error(self, metric: str, site: Site) -> Tensor | None:
+        """Standard error of estimated scores, as `__call__`; None for exact ones."""
+        if "curvature" not in METRICS[metric].needs:
+            return None
+        error = site.view(self.sums.variance[site.parameter]).sqrt() / self.sums.tokens
+        return error if metric == "hutchinson_diag" else error * self.weights(site).square() / 2
+
+    def weights(self, site: Site) -> Tensor:
+        """Weights of a site as they are stored, float32."""
+        return stored(self.subject.model, site.parameter).read(site).float()
+
+    def _of(self, metric: str, site: Site) -> Tensor:
+        sums, name = self.sums, site.parameter
+        made: dict[str, Callable[[], Tensor]] = {
+            "random": lambda: self._random(site),
+            "magnitude": lambda: self.weights(site).abs(),
+            "act_mag": lambda: self.weights(site).abs() * self._input_norms(site),
+            "grad_x_weight": lambda: (site.view(sums.gradient[name]) * self.weights(site)).abs_() / sums.tokens,
+            "grad_squared": lambda: site.view(sums.squared[name]) / sums.sequences,
+            "hutchinson_diag": lambda: site.view(sums.curvature[name]) / sums.tokens,
+            "hessian_saliency": lambda: site.view(sums.curvature[name]) * self.weights(site).square() / (2 * sums.tokens),
+        }
+        return made[metric]()
+
+    def _random(self, site: Site) -> Tensor:
+        weights = stored(self.subject.model, site.parameter).read(site)
+        draws = generator(self.seed, "random scores", site.parameter, site.component if site.part else "")
+        return torch.rand(weights.shape, generator=draws).to(weights.device)
+
+    def _input_norms(self, site: Site) -> Tensor:
+        norms = self.sums.inputs[site.parameter].sqrt().float()
+        return site.view(norms.expand(stored(self.subject.model, site.parameter).shape))
+
+    def row(self, metric: str, site: Site) -> dict[str, Any]:
+        """A row of scores.csv: what the scores of a site are like."""
+        values = self(metric, site).flatten()
+        error = self.standard_error(metric, site)
+        ordered, n = values.sort().values, values.numel()
+        return {
+            "metric": metric,
+            "parameter": site.parameter,
+            "component": site.component,
+            "depth": site.depth,
+            "weights": n,
+            "mean": float(values.mean(dtype=torch.float64)),
+            "sd": float(values.double().std()) if n > 1 else math.nan,
+            "zeros": float((values == 0).double().mean()),
+            **{f"q{100 * q:g}": float(ordered[round(q * (n - 1))]) for q in QUANTILES},
+            "standard_error": None if error is None else float(error.mean(dtype=torch.float64)),
+        }
+
+
+def refuse_what_has_no_inputs(metrics: Sequence[str], subject: Subject, sites: Sequence[Site]) -> None:
+    """Raise: UserError where `act_mag` is asked of anything but matrices, which it is not defined for."""
+    found = [site for site in sites if len(stored(subject.model, site.parameter).shape) < 2]
+    if "act_mag" in metrics and found:
+        raise UserError(
+            f"act_mag is defined for matrices, and the target has {len(found)} vectors such as '{found[0].parameter}'. Leave "
+            "it out (--model.scores.metrics), or choose a target of matrices such as blocks."
+        )

@@ -1,0 +1,313 @@
+"""Which weights matter, and does damage to them show it? `test --config configs/criticality.yaml`."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lit_degrade.criticality.arms import Arm, arms_of
+from lit_degrade.criticality.catalog import TREATED, Mode, ScoreSettings, choose_metrics, refuse_gradients
+from lit_degrade.criticality.measuring import measure, passes
+from lit_degrade.criticality.ranking import Weights, highest
+from lit_degrade.criticality.scores import Scores, refuse_what_has_no_inputs
+from lit_degrade.criticality.stability import agreement
+from lit_degrade.criticality.structure import cluster, correlations, features
+from lit_degrade.criticality.sums import Sums
+from lit_degrade.errors import UserError, unknown
+from lit_degrade.measures.perplexity import Likelihood, likelihood
+from lit_degrade.modules.base import SubjectModule
+from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings
+from lit_degrade.perturbations.edits import Dose, perturbed, totals
+from lit_degrade.perturbations.targets import sites_of
+from lit_degrade.records import paths
+from lit_degrade.seeds import derive, generator
+from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.subjects.loading import Subject, load_subject
+from lit_degrade.text import TextSource
+
+Rankings = dict[str, Tensor]
+"""Metric -> numbers of the weights of highest score, best first."""
+FEWEST_SITES = 4
+"""Sites that can be clustered."""
+
+
+class CriticalityModule(SubjectModule):
+    """Score the weights of a target, perturb those of highest score and controls, and see what the scores have in common."""
+
+    verbs = ("test",)
+    headline = ("weights", "calibration_tokens", "probe_tokens", "nats_per_token_pre", "arms")
+
+    def __init__(
+        self,
+        subject: SubjectSpec,
+        text: TextSource,
+        seed: int,
+        scores: ScoreSettings = ScoreSettings(),  # noqa: B008 (frozen)
+        k: Sequence[int] = (10, 100, 1000, 10000),
+        mode: Mode = "global",
+        perturbation: PerturbationSettings = PerturbationSettings("zero", "blocks"),  # noqa: B008 (frozen)
+        level: float = 1.0,
+        draws: int = 5,
+        beside: Sequence[str] = (),
+    ) -> None:
+        """Describe the scores and the damage.
+
+        Args:
+            subject: the patient; every perturbation is undone.
+            text: calibration and probe text.
+            seed: of calibration blocks, random vectors, controls and perturbations.
+            scores: which scores, from how much text.
+            k: numbers of weights to perturb.
+            mode: the k highest of the whole target (global), or of every matrix (per_layer).
+            perturbation: what is done to chosen weights; its target and layers are what is scored.
+            level: its dose, in the unit of the method: for zero, sign_flip and bit_flip a share, for noise its size.
+            draws: of every random control, and of every random perturbation.
+            beside: other subjects of the same shape, such as checkpoints, whose scores are compared with this one's.
+        """
+        super().__init__(subject, text, seed)
+        self.settings, self.mode, self.how, self.level = scores, mode, perturbation, level
+        self.metrics, self.ks, self.draws, self.beside = choose_metrics(scores.metrics), sorted(set(k)), draws, list(beside)
+        _check(perturbation, level, draws, self.ks)
+        refuse_gradients(self.metrics, subject.precision)
+        self.arms: list[Arm] = []
+        self.effects: list[dict[str, Any]] = []
+        self.before: Likelihood
+        self.norm = math.nan
+
+    def prepare(self, device: torch.device) -> None:
+        """Load, score, and choose all weights that will be perturbed."""
+        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
+        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+        self.weights = Weights(self.subject, sites_of(self.subject, self.how))
+        refuse_what_has_no_inputs(self.metrics, self.subject, self.weights.sites)
+        for k in self.ks:
+            self.weights.check(k, self.mode)
+        self.ids = self._calibration()
+        sums, self.parts = self._score(self.subject)
+        self.scores = Scores(self.subject, sums, self.seed)
+        self.rankings = self._rank(self.scores)
+        self.others = {name: self._rankings_of(name, device) for name in self.beside}
+        for metric in self.metrics:
+            self.arms += arms_of(self.scores, self.weights, metric, self.ks, self.mode, self.draws, self.seed)
+
+    def _calibration(self) -> Tensor:
+        """Blocks of calibration text, drawn by the seed, (n, length)."""
+        n, stream = self.settings.calibration_blocks, self.text.tokens("calibration", self.subject.tokenizer)
+        blocks = stream.blocks(self.text.block, max(n, len(stream.ids) // self.text.block)).ids
+        return blocks[torch.randperm(len(blocks), generator=generator(self.seed, "calibration"))[:n]]
+
+    def _score(self, subject: Subject) -> tuple[Sums, list[Rankings]]:
+        """Sums over all calibration text, and the rankings by every part of it alone."""
+        total, rankings = Sums(), []
+        parts = self.ids.chunk(self.settings.batches)
+        with self.progress("scoring", sum(map(passes, parts))) as bar:
+            for i, ids in enumerate(parts):
+                draws = generator(self.seed, "probes", str(i))
+                sums = measure(subject, ids, self.weights.parameters, self.metrics, self.settings, draws, bar.advance)
+                rankings.append(self._rank(Scores(subject, sums, derive(self.seed, "part", str(i)))))
+                total.add_(sums)
+        return total, rankings
+
+    def _rank(self, scores: Scores) -> Rankings:
+        return {metric: highest(self.weights, scores.of(metric), self.ks[-1]) for metric in self.metrics}
+
+    def _rankings_of(self, name: str, device: torch.device) -> Rankings:
+        """Rankings of another subject of the same shape."""
+        other = load_subject(replace(self.spec, name=name), self.seed, device, train=False)
+        theirs = Weights(other, sites_of(other, self.how))
+        if (theirs.parameters, theirs.shapes) != (self.weights.parameters, self.weights.shapes):
+            raise UserError(
+                f"beside: '{name}' does not have the shape of '{self.spec.name}': their weights cannot be compared."
+            )
+        return self._rank(Scores(other, self._score(other)[0], self.seed))
+
+    def test_dataloader(self) -> DataLoader[Tensor]:
+        """Index of every arm."""
+        return DataLoader(range(len(self.arms)), batch_size=None)  # type: ignore[arg-type]
+
+    def on_test_start(self) -> None:
+        """Measure the intact subject."""
+        self.before = likelihood(self.logits, self.probe)
+        self.keep_hash()
+        self.norm = math.sqrt(sum(float(self.scores.weights(s).double().square().sum()) for s in self.weights.sites))
+        self.record.add(
+            weights=len(self.weights),
+            calibration_tokens=self.ids.numel(),
+            probe_tokens=self.before.tokens,
+            **self.before.facts("pre"),
+        )
+        self.bar = self.progress("perturbing", len(self.arms))
+        self.bar.__enter__()
+
+    def test_step(self, batch: int, batch_idx: int) -> None:
+        """Perturb the weights of one arm; again with other random numbers, where other weights are not drawn already."""
+        arm = self.arms[batch]
+        for draw in range(1 if arm.drawn else self._repetitions):
+            self.effects.append(self._effect(arm, draw if not arm.drawn else arm.draw))
+        self.bar.advance()
+
+    @property
+    def _repetitions(self) -> int:
+        """How often the same weights are perturbed: every injury is another where random numbers decide it."""
+        return 1 if METHODS[self.how.method].certain(self.level) else self.draws
+
+    def _effect(self, arm: Arm, draw: int) -> dict[str, Any]:
+        """A row of effects.csv."""
+        return {
+            "metric": arm.metric,
+            "mode": self.mode,
+            "method": self.how.method,
+            "level": self.level,
+            "arm": arm.name,
+            "k": arm.k,
+            "draw": draw,
+            "random": arm.drawn or self._repetitions > 1,
+            "zero_scores": arm.zero_scores,
+            "matched": None if math.isnan(arm.matched) else arm.matched,
+            **self._damage(arm.ids, draw),
+        }
+
+    def _damage(self, ids: Tensor, draw: int) -> dict[str, Any]:
+        """What perturbing some weights costs."""
+        with perturbed(self.subject, self.how, Dose(self.level, self.seed, draw), only=self.weights.only(ids)) as records:
+            total = totals(records)
+            measured = likelihood(self.logits, self.probe)
+        return {
+            "weights": total["weights"],
+            "norm_of_change": total["norm_of_change"],
+            "relative_norm": total["norm_of_change"] / self.norm if self.norm else 0.0,
+            "nats_per_token": measured.nats_per_token,
+            "log_perplexity_ratio": measured.nats_per_token - self.before.nats_per_token,
+            "perplexity": measured.perplexity,
+            "token_accuracy": measured.token_accuracy,
+        }
+
+    def on_test_epoch_end(self) -> None:
+        """Write the tables, and make sure that the subject is what it was."""
+        self.bar.__exit__()
+        rows = self._score_rows()
+        self.record.save_table(paths.SCORES, rows)
+        self.record.save_table(paths.EFFECTS, self.effects)
+        self.record.save_table(paths.CORRELATIONS, correlations(rows))
+        if stability := list(self._stability()):
+            self.record.save_table(paths.STABILITY, stability)
+        self._save_sets()
+        self._cluster(rows)
+        self.check_restored()
+        self.record.add(arms=len(self.effects), **self._excesses())
+
+    def _score_rows(self) -> list[dict[str, Any]]:
+        """Rows of scores.csv: a site's scores by each metric, and how many of the highest it has."""
+        rows = []
+        for metric in self.metrics:
+            counts: dict[int, dict[int, int]] = {}
+            treated = [arm for arm in self.arms if (arm.metric, arm.name) == (metric, TREATED)]
+            for arm in treated:
+                counts[arm.k] = {i: len(positions) for i, positions in self.weights.by_site(arm.ids)}
+            for i, site in enumerate(self.weights.sites):
+                rows.append(self.scores.row(metric, site) | {f"top_{k}": counts[k].get(i, 0) for k in self.ks})
+        return rows
+
+    def _stability(self) -> Iterator[dict[str, Any]]:
+        """Rows of stability.csv: rankings of parts of the text, of metrics, and of other subjects, two by two."""
+        for k in self.ks:
+            for metric in self.metrics:
+                for i, j in combinations(range(len(self.parts)), 2):
+                    ours, theirs = self.parts[i][metric], self.parts[j][metric]
+                    yield self._agreement("batches", metric, metric, str(i), str(j), ours, theirs, k)
+            for a, b in combinations(self.metrics, 2):
+                yield self._agreement("metrics", a, b, a, b, self.rankings[a], self.rankings[b], k)
+            for name, other in self.others.items():
+                for metric in self.metrics:
+                    ours, theirs = self.rankings[metric], other[metric]
+                    yield self._agreement("subjects", metric, metric, self.spec.name, name, ours, theirs, k)
+
+    def _agreement(
+        self, kind: str, metric: str, other: str, a: str, b: str, first: Tensor, second: Tensor, k: int
+    ) -> dict[str, Any]:
+        found = asdict(agreement(first[:k].numpy(), second[:k].numpy(), len(self.weights)))
+        return {"kind": kind, "metric": metric, "other": other, "a": a, "b": b, "k": k, **found}
+
+    def _save_sets(self) -> None:
+        """The ranking of every metric, and each treated set as a selection that `perturbation.selection` takes."""
+        metadata = {"parameters": json.dumps(self.weights.parameters), "weights": str(len(self.weights))}
+        ranked = {metric: self.weights.pairs(ids) for metric, ids in self.rankings.items()}
+        self.record.save_tensors(paths.RANKINGS, ranked, metadata)
+        for arm in self.arms:
+            if arm.name == TREATED:
+                self.record.save_tensors(paths.TOP.format(arm.metric, arm.k), self.weights.only(arm.ids))
+
+    def _cluster(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Sites that are alike by their scores, and what perturbing as many weights of each cluster costs."""
+        if len(self.weights.sites) < FEWEST_SITES or self.metrics == ["random"]:
+            self.record.notes["not_clustered"] = f"{len(self.weights.sites)} sites, scored by {', '.join(self.metrics)}"
+            return
+        found, columns = features(rows)
+        number = {(site.parameter, site.component, site.depth): i for i, site in enumerate(self.weights.sites)}
+        sites = [number[site] for site in found]
+        made = cluster(columns, derive(self.seed, "clusters") % 2**32)
+        table = [
+            {
+                "parameter": self.weights.sites[site].parameter,
+                "component": self.weights.sites[site].component,
+                "depth": self.weights.sites[site].depth,
+                "weights": self.weights.size(site),
+                "kmeans": int(made.kmeans[i]),
+                "dbscan": int(made.dbscan[i]),
+                "silhouette": float(made.silhouette[i]),
+                "x": float(made.places[i, 0]),
+                "y": float(made.places[i, 1]),
+            }
+            for i, site in enumerate(sites)
+        ]
+        self.record.save_table(paths.CLUSTERS, table)
+        effects: list[dict[str, Any]] = []
+        for algorithm, labels in (("kmeans", made.kmeans), ("dbscan", made.dbscan)):
+            clusters = {int(c): [sites[i] for i, own in enumerate(labels) if own == c] for c in set(labels.tolist()) - {-1}}
+            effects += self._cluster_effects(algorithm, clusters)
+        if effects:
+            self.record.save_table(paths.CLUSTER_EFFECTS, effects)
+
+    def _cluster_effects(self, algorithm: str, clusters: dict[int, list[int]]) -> Iterator[dict[str, Any]]:
+        """Rows of cluster_effects.csv: the same number of weights, drawn at random, from each cluster of sites."""
+        sizes = {c: sum(map(self.weights.size, sites)) for c, sites in clusters.items()}
+        fits = [k for k in self.ks if k <= min(sizes.values(), default=0)]
+        for c in sorted(clusters) if fits else ():
+            ids = torch.cat([torch.arange(*self.weights.starts[i : i + 2].tolist()) for i in clusters[c]])
+            for draw in range(self.draws):
+                order = torch.randperm(len(ids), generator=generator(self.seed, "cluster", algorithm, str(c), str(draw)))
+                what = {"algorithm": algorithm, "cluster": c, "sites": len(clusters[c]), "method": self.how.method}
+                damage = self._damage(ids[order[: fits[-1]]], draw)
+                yield what | {"level": self.level, "k": fits[-1], "draw": draw, **damage}
+
+    def _excesses(self) -> dict[str, float]:
+        """Columns of the summary: what damage to the k highest costs beyond damage to k others of the same size."""
+        cost: dict[tuple[str, int, str], list[float]] = {}
+        for row in self.effects:
+            cost.setdefault((row["metric"], row["k"], row["arm"]), []).append(row["log_perplexity_ratio"])
+        mean = {key: statistics.fmean(values) for key, values in cost.items()}
+        return {
+            f"excess_{metric}_k{k}": mean[metric, k, TREATED] - mean[metric, k, "matched_random_k"]
+            for metric in self.metrics
+            for k in self.ks
+        }
+
+
+def _check(how: PerturbationSettings, level: float, draws: int, ks: Sequence[int]) -> None:
+    """Raise: UserError for a perturbation that cannot be meant."""
+    if how.method not in METHODS:
+        raise unknown("method", how.method, METHODS)
+    METHODS[how.method].check(how.method, level)
+    if level == METHODS[how.method].none:
+        raise UserError(f"level {level:g} of {how.method} changes nothing.")
+    if how.selection:
+        raise UserError("perturbation.selection is of no use here: weights are chosen by their scores.")
+    if draws < 1 or not ks or ks[0] < 1:
+        raise UserError(f"draws={draws} and k={list(ks)}: expected 1 or more draws, and numbers of weights from 1.")
