@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -174,3 +175,71 @@ def table(folder: Path, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
 
 def read_json(path: Path) -> Any:
     return json.loads(path.read_text())
+
+
+METRICS = ("random", "magnitude", "act_mag", "grad_x_weight", "grad_squared", "hutchinson_diag", "hessian_saliency")
+
+
+def effects(
+    metrics: Sequence[str] = METRICS,
+    ks: Sequence[int] = (1, 10, 100, 1000, 10_000),
+    draws: int = 5,
+    seed: int = 43,
+    modes: Sequence[str] = ("global", "per_layer"),
+    methods: Sequence[str] = ("zero",),
+) -> list[dict[str, Any]]:
+    """Treated sets and controls: the later a metric, the more its highest weights cost; the lowest cost next to nothing."""
+    rng, rows = np.random.default_rng(seed), []
+    for method, mode in product(methods, modes):
+        for (i, metric), k in product(enumerate(metrics), ks):
+            usual = 0.002 * k**0.5
+            arms = {"top_k": (1, usual * (1 + i**2)), "matched_random_k": (draws, usual)}
+            arms |= {"random_k": (draws, usual / 2), "bottom_k": (1, usual / 50)}
+            for arm, (n, nats) in arms.items():
+                for draw in range(n):
+                    lost = nats * rng.lognormal(0, 0.3)
+                    norm = k**0.5 * {"top_k": 1.2, "matched_random_k": 1.1, "random_k": 1.0}.get(arm, 0.01)
+                    row: dict[str, Any] = {"metric": metric, "mode": mode, "method": method, "level": 1.0, "arm": arm, "k": k}
+                    row |= {"draw": draw, "random": n > 1, "weights": k * (1 if mode == "global" else 26), "zero_scores": 0.0}
+                    row |= {"matched": 0.99 if arm == "matched_random_k" else "", "mean_abs_weight": norm / k**0.5}
+                    row |= {"norm_of_change": norm, "relative_norm": norm / 1000, "nats_per_token": 3 + lost}
+                    row |= {"log_perplexity_ratio": lost, "perplexity": float(np.exp(3 + lost)), "token_accuracy": 0.3}
+                    rows.append(row)
+    return rows
+
+
+def stability(
+    metrics: Sequence[str] = METRICS,
+    ks: Sequence[int] = (10, 100, 1000, 10_000),
+    batches: int = 3,
+    subjects: Sequence[str] = (),
+    seed: int = 43,
+) -> list[dict[str, Any]]:
+    """Agreement of rankings: of a metric with itself from other text, of metrics the more the nearer, and along subjects."""
+    rng, rows = np.random.default_rng(seed), []
+    pairs = [
+        ("batches", m, m, str(a), str(b), 0.6)
+        for m in metrics
+        if m not in METRICS[:2]
+        for a, b in combinations(range(batches), 2)
+    ]
+    pairs += [("metrics", a, b, a, b, 0.6 / (METRICS.index(b) - METRICS.index(a))) for a, b in combinations(metrics, 2)]
+    pairs += [
+        ("subjects", m, m, subjects[0], name, 0.8 ** (j + 1) * (i / len(metrics)))
+        for i, m in enumerate(metrics) for j, name in enumerate(subjects[1:])
+    ]  # fmt: skip
+    for (kind, metric, other, a, b, likeness), k in product(pairs, ks):
+        near = 0.0 if "random" in (metric, other) else float(np.clip(likeness + rng.normal(0, 0.03), 0, 1))
+        row = {"kind": kind, "metric": metric, "other": other, "a": a, "b": b, "k": k, "jaccard": 0.001 + 0.999 * near}
+        rows.append(row | {"jaccard_chance": 0.001, "jaccard_corrected": near, "kendall_tau": 2 * near - 1, "rbo": near})
+    return rows
+
+
+def rankings(
+    folder: Path, ranked: Mapping[str, Sequence[Sequence[int]]], weights: int = 1000, parameters: Sequence[str] = ("a", "b")
+) -> Path:
+    """Rankings beside a record's other files: for each metric pairs of parameter and place in it, the highest first."""
+    tensors = {metric: np.array(rows, dtype=np.int64).reshape(-1, 2) for metric, rows in ranked.items()}
+    facts = {"parameters": json.dumps(list(parameters)), "weights": str(weights)}
+    save_file(tensors, folder / paths.RANKINGS, metadata=facts)
+    return folder / paths.RANKINGS

@@ -81,8 +81,8 @@ class ScoreSettings:
     """blocks of calibration text, drawn by the seed"""
     batches: int = 4
     """parts of that text which are also scored by themselves, to see how far they agree"""
-    probes: int = 8
-    """random vectors in every pass over 2,048 tokens, for estimates of the Hessian's diagonal"""
+    probes: int = 4
+    """random vectors for every sequence and matrix, for estimates of the Hessian's diagonal"""
     estimator: Literal["whitened", "per_tensor"] = "whitened"
     """how they are drawn: shaped by the gradient, or plain signs (Hutchinson's, exact where the Hessian is diagonal)"""
 

@@ -32,7 +32,7 @@ def measure(
         metrics: from METRICS.
         settings: how the diagonal is estimated.
         draws: of these vectors.
-        done: called after every batch.
+        done: called after every batch, and for the diagonal after every sequence.
     """
     needs = {need for metric in metrics for need in METRICS[metric].needs}
     if not needs:
@@ -41,25 +41,26 @@ def measure(
     if "curvature" in needs:
         with _differentiable(subject, names) as parameters:
             turned = [name for name in names if name.rpartition(".")[0] in subject.anatomy.transposed]
-            found = hessian_diagonal(_losses(subject, ids), parameters, settings.probes, draws, settings.estimator, turned)
+            found = hessian_diagonal(_losses(subject, ids), parameters, settings.probes, draws, settings.estimator, turned, done)
         sums.curvature = found.mean
         sums.variance = {name: error.square() for name, error in found.standard_error.items()}
     return sums
 
 
-def passes(ids: Tensor) -> int:
+def passes(ids: Tensor, metrics: Sequence[str]) -> int:
     """How often `done` is called."""
-    return sum(1 for _ in batches(ids))
+    needs = {need for metric in metrics for need in METRICS[metric].needs}
+    return sum(1 for _ in batches(ids)) * bool(needs) + len(ids) * ("curvature" in needs)
 
 
 def _losses(subject: Subject, ids: Tensor) -> list[Callable[[], Tensor]]:
-    """Summed loss of every batch."""
+    """Summed loss of every sequence: random vectors of their own for each are worth more than larger batches."""
 
     def loss(tokens: Tensor) -> Tensor:
         with subject.autocast():
             return token_nll(subject.model(input_ids=tokens, use_cache=False).logits, tokens).sum()
 
-    return [partial(loss, batch.to(subject.device)) for batch in batches(ids)]
+    return [partial(loss, sequence.to(subject.device)) for sequence in ids.split(1)]
 
 
 @contextmanager

@@ -15,8 +15,8 @@ FLOOR = 1e-2
 """Added to eigenvalues of mean 1, so that directions the gradient lacks are not blown up. On tiny-1m and tiny-3m 0.001 is up to
 6 % better, 0.1 up to 20 % worse."""
 POWER = 0.25
-"""Of G'G, as in Shampoo (Gupta et al. 2018, arXiv:1802.09568). On tiny-1m and tiny-3m 0.2 and 0.3 are 4 to 8 % worse; on tiny-1m
-0.5 loses half."""
+"""Of G'G, as in Shampoo (Gupta et al. 2018, arXiv:1802.09568). On tiny-1m and tiny-3m 0.2 and 0.3 are 4 to 8 % worse; on
+tiny-1m 0.5 loses half."""
 ROUNDING = 1e-10
 """Relative to the largest eigenvalue of G'G in float64, a smaller one has no eigenvector worth the name."""
 
@@ -62,8 +62,8 @@ def hessian_diagonal(
         probes: random vectors for each tensor and part, at least 2.
         draws: CPU generator, so that a seed means the same signs on every device.
         estimator: how probes are drawn.
-        inputs_first: names of matrices stored (in, out), as those of GPT-2's Conv1D. A name too few or too many leaves the estimate
-            unbiased, but may lose more than whitening gains.
+        inputs_first: names of matrices stored (in, out), as those of GPT-2's Conv1D. A name too few or too many leaves the
+            estimate unbiased, but may lose more than whitening gains.
         progress: called after each part.
 
     Raises:

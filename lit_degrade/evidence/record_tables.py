@@ -30,6 +30,10 @@ class Layout:
     """True or False"""
     key: tuple[str, ...]
     """what tells the lines of one run apart"""
+    labels: tuple[str, ...] = ()
+    """words that may be empty"""
+    may_be_empty: bool = False
+    """whether a table without lines is a result"""
 
 
 def read_tables(rows: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, list[str]]:
@@ -70,7 +74,8 @@ def _parsed(text: str, layout: Layout) -> tuple[pd.DataFrame, list[str]]:
     Raises: ValueError where columns are missing, csv.Error where it is no table.
     """
     head, *lines = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
-    lacking = [name for name in (*layout.words, *layout.numbers, *layout.maybe, *layout.truths) if name not in head]
+    needed = (*layout.words, *layout.numbers, *layout.maybe, *layout.truths, *layout.labels)
+    lacking = [name for name in needed if name not in head]
     if lacking:
         raise ValueError(f"columns are missing: {', '.join(lacking)}")
     if len(set(head)) < len(head):
@@ -86,12 +91,12 @@ def _parsed(text: str, layout: Layout) -> tuple[pd.DataFrame, list[str]]:
         "there twice; the first counts": int(again.sum()),
     }
     faults = [f"left out {n} of {len(lines)} lines, {what}" for what, n in counts.items() if n]
-    return good[~again], faults if len(lines) else ["it holds no line"]
+    return good[~again], faults if len(lines) or layout.may_be_empty else ["it holds no line"]
 
 
 def _typed(cells: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, int]:
     """Lines of which every cell can be read, and the number of the others."""
-    numeric = [name for name in cells if name not in (*layout.words, *layout.truths)]
+    numeric = [name for name in cells if name not in (*layout.words, *layout.truths, *layout.labels)]
     numbers = cells[numeric].apply(pd.to_numeric, errors="coerce").astype(float)
     bad = (numbers.isna() & ~cells[numeric].isin(["", "nan"])).any(axis=1) | numbers[list(layout.numbers)].isna().any(axis=1)
     bad |= (cells[list(layout.words)] == "").any(axis=1)

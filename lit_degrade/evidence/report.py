@@ -13,9 +13,11 @@ from rich.table import Table
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.evidence.chapters import ANSWERS, Chapter, Report
 from lit_degrade.evidence.claims import Design, load_designs, shipped_designs
+from lit_degrade.evidence.criticality_tables import write_criticality_tables
 from lit_degrade.evidence.dose_tables import write_dose_tables
 from lit_degrade.evidence.figures import draw
 from lit_degrade.evidence.groups import FILTER_METRICS, FilterMethod, OutlierFilter
+from lit_degrade.evidence.map_tables import write_map_tables
 from lit_degrade.evidence.markdown import markdown
 from lit_degrade.evidence.published import read_published
 from lit_degrade.evidence.runs import DEFECTS, REPORT, Runs, read_runs
@@ -105,7 +107,9 @@ def _write(runs: Runs, designs: Sequence[Design], folders: list[Path], output: P
             folder = output / section.design.experiment
             folder.mkdir(parents=True, exist_ok=True)
             rows = write_summary(section, folder, rule)
-            chapters.append(Chapter(section, folder, draw(section, folder), rows, write_dose_tables(section, folder)))
+            writers = (write_dose_tables, write_criticality_tables, write_map_tables)
+            tables = [table for write in writers for table in write(section, folder)]
+            chapters.append(Chapter(section, folder, draw(section, folder), rows, tables))
         made = Report(runs, chapters, folders, output, rule)
         (output / REPORT).write_text(markdown(made), encoding="utf-8")
     except OSError as error:

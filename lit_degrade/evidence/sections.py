@@ -10,11 +10,13 @@ import pandas as pd
 
 from lit_degrade.evidence import statistics as st
 from lit_degrade.evidence.claims import Design
+from lit_degrade.evidence.criticality import agreement_of_runs, read_criticality
 from lit_degrade.evidence.doses import read_doses
 from lit_degrade.evidence.exchange_rates import read_rates
 from lit_degrade.evidence.groups import Group, OutlierFilter, label, make_groups, mark_outliers, varying
 from lit_degrade.evidence.runs import Runs
 from lit_degrade.evidence.verdicts import Verdict, judge
+from lit_degrade.records.paths import RANKINGS
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Section:
     """a row per dose that the runs gave (see `read_doses`)"""
     rates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """a row per dose that costs as much as was asked for (see `read_rates`)"""
+    criticality: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """by name of a file, what runs left in it (see `read_criticality`); for rankings, how far those of runs agree"""
 
     def outcomes(self) -> list[str]:
         """Outcomes of the design that some run has."""
@@ -63,9 +67,11 @@ def make_sections(runs: Runs, designs: Sequence[Design], rule: OutlierFilter | N
             rows["filtered"] = rows["run_id"].isin(outliers)
         groups = make_groups(rows, names, design.factor)
         (doses, broken), (rates, also_broken) = read_doses(rows), read_rates(rows)
-        cautions = [*_cautions(rows), *broken, *also_broken]
+        criticality, faults = read_criticality(rows)
+        criticality[RANKINGS], unlike = agreement_of_runs(groups, criticality)
+        cautions = [*_cautions(rows), *broken, *also_broken, *faults, *unlike]
         verdicts = judge(design.claims, rows, runs.condition_names)
-        found.append(Section(design, rows, names, groups, verdicts, cautions, doses, rates))
+        found.append(Section(design, rows, names, groups, verdicts, cautions, doses, rates, criticality))
     return found
 
 

@@ -107,7 +107,7 @@ class CriticalityModule(SubjectModule):
         """Sums over all calibration text, and the rankings by every part of it alone."""
         total, rankings = Sums(), []
         parts = self.ids.chunk(self.settings.batches)
-        with self.progress("scoring", sum(map(passes, parts))) as bar:
+        with self.progress("scoring", sum(passes(ids, self.metrics) for ids in parts)) as bar:
             for i, ids in enumerate(parts):
                 draws = generator(self.seed, "probes", str(i))
                 sums = measure(subject, ids, self.weights.parameters, self.metrics, self.settings, draws, bar.advance)

@@ -10,12 +10,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from lit_degrade.evidence.figures.bars import bar_plates
 from lit_degrade.evidence.figures.dose_response import dose_plates
+from lit_degrade.evidence.figures.effects import effect_plates
 from lit_degrade.evidence.figures.exchange_rates import rate_plates
 from lit_degrade.evidence.figures.ladder import ladder_plates
 from lit_degrade.evidence.figures.looks import STYLE
+from lit_degrade.evidence.figures.maps import map_plates
 from lit_degrade.evidence.figures.panels import Plate
 from lit_degrade.evidence.figures.scaling_curve import curve_plates
 from lit_degrade.evidence.figures.spectra import spectra_plates
+from lit_degrade.evidence.figures.stability import stability_plates
 from lit_degrade.evidence.figures.trajectories import trajectory_plates
 from lit_degrade.evidence.sections import Section
 
@@ -46,10 +49,19 @@ def draw(section: Section, folder: Path) -> list[Drawing]:
 
 
 def compose(section: Section) -> list[Plate]:
-    """The figures of a section: the main figure, exchange rates, doses, trajectories, spectra."""
+    """The figures of a section: the main figure, exchange rates, doses, criticality, trajectories, spectra."""
     with mpl.rc_context(STYLE):
         main = curve_plates(section) or ladder_plates(section) or bar_plates(section)
-        return [*main, *rate_plates(section), *dose_plates(section), *trajectory_plates(section), *spectra_plates(section)]
+        return [
+            *main,
+            *rate_plates(section),
+            *dose_plates(section),
+            *effect_plates(section),
+            *stability_plates(section),
+            *map_plates(section),
+            *trajectory_plates(section),
+            *spectra_plates(section),
+        ]
 
 
 def _save(plate: Plate, experiment: str, folder: Path) -> Drawing:

@@ -88,6 +88,25 @@ METHODS = {
     "bit_flip": Method("bit flips", "stored bits flipped", "share of bits"),
 }
 """Methods of perturbation, in the order in which they are listed."""
+METRICS = {
+    "random": "random scores",
+    "magnitude": "magnitude",
+    "act_mag": "magnitude × activation",
+    "grad_x_weight": "gradient × weight",
+    "grad_squared": "squared gradient",
+    "hutchinson_diag": "Hessian diagonal",
+    "hessian_saliency": "Hessian saliency",
+}
+"""Metrics of how critical a weight is, in the order in which they are listed."""
+ARMS = {
+    "top_k": "highest scores",
+    "matched_random_k": "random, of the same magnitudes",
+    "random_k": "random",
+    "bottom_k": "lowest scores above zero",
+}
+"""Which weights are perturbed: the treated set, then its controls."""
+MODES = {"global": "of all weights", "per_layer": "of each matrix"}
+"""Of what a set of weights has the highest scores."""
 
 
 def outcome_of(name: str) -> Outcome:
@@ -101,6 +120,11 @@ def outcome_of(name: str) -> Outcome:
 def method_of(name: str) -> Method:
     """How a method is written; what is not listed is shown by its name."""
     return METHODS.get(name, Method(words(name), "dose", "as recorded"))
+
+
+def metric_of(name: str) -> str:
+    """How a metric is written; what is not listed is shown by its name."""
+    return METRICS.get(name, words(name))
 
 
 def words(name: str) -> str:

@@ -1,0 +1,369 @@
+"""Which weights matter: reading what criticality runs found, treated sets against their controls, agreement of rankings."""
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from scipy import stats
+
+from lit_degrade.criticality.stability import agreement
+from lit_degrade.evidence.doses import DAMAGE, Estimate, estimate
+from lit_degrade.evidence.groups import Group
+from lit_degrade.evidence.record_tables import Layout, of_runs, read_tables
+from lit_degrade.evidence.statistics import NOWHERE, ROUNDING, Interval, Values, paired
+from lit_degrade.records.paths import (
+    ABLATION,
+    CLUSTER_EFFECTS,
+    CLUSTERS,
+    CORRELATIONS,
+    EFFECTS,
+    RANKINGS,
+    SCORES,
+    SPIKES,
+    STABILITY,
+    SUPER_WEIGHTS,
+)
+
+SIZES = ("weights", "zero_scores", "matched", "mean_abs_weight", "norm_of_change", "relative_norm")
+"""What effects.csv may say of a perturbed set beside the damage."""
+LIKENESS = ("jaccard", "jaccard_chance", "jaccard_corrected", "kendall_tau", "rbo")
+_SITE = ("parameter", "component", "depth")
+LAYOUTS = (
+    Layout(
+        SCORES, ("metric", "parameter"), ("weights",), ("depth", "mean", "sd", "zeros"), (),
+        key=("metric", *_SITE), labels=("component",),
+    ),
+    Layout(
+        EFFECTS, ("metric", "mode", "method", "arm"), ("level", "k", "draw"), ("matched", "norm_of_change", DAMAGE),
+        ("random",),
+        key=("metric", "mode", "method", "level", "arm", "k", "draw"),
+    ),
+    Layout(
+        STABILITY, ("kind", "metric", "other", "a", "b"), ("k",), LIKENESS, (),
+        key=("kind", "metric", "other", "a", "b", "k"),
+    ),
+    Layout(CORRELATIONS, ("kind", "a", "b"), (), ("n", "spearman"), (), key=("kind", "metric", "a", "b"), labels=("metric",)),
+    Layout(
+        CLUSTERS, ("parameter",), (), ("depth", "weights", "kmeans", "dbscan", "silhouette", "x", "y"), (),
+        key=_SITE, labels=("component",),
+    ),
+    Layout(
+        CLUSTER_EFFECTS, ("algorithm", "method"), ("cluster", "level", "k", "draw"), ("sites", "weights", DAMAGE), (),
+        key=("algorithm", "cluster", "method", "level", "k", "draw"),
+    ),
+    Layout(
+        ABLATION, ("unit", "kind", "method"), ("level", "draw"), ("depth", "weights", "relative_norm", DAMAGE), ("random",),
+        key=("kind", "unit", *_SITE, "method", "level", "draw"), labels=("component", "parameter"),
+    ),
+    Layout(
+        SUPER_WEIGHTS, ("parameter",), ("row", "column"), ("order", "depth", "value", "nats_lost", "p"), ("confirmed",),
+        key=("parameter", "row", "column"), labels=("published",), may_be_empty=True,
+    ),
+    Layout(SPIKES, ("parameter",), ("stage",), ("depth", "input_max", "output_max"), (), key=("stage", "depth", "parameter")),
+)  # fmt: skip
+BOUNDED = (STABILITY, CORRELATIONS, CLUSTERS)
+"""Tables in which a number that is not finite is one that cannot be had, not a large one."""
+TREATED, MATCHED = "top_k", "matched_random_k"
+CONTROLS = (MATCHED, "random_k", "bottom_k")
+ACROSS_RUNS = "runs"
+"""Kind of agreement between runs of a group."""
+PLACES = (2**22, 2**40)
+"""More than a subject has parameters, and than a parameter has weights."""
+_CELL = ["metric", "mode", "method", "level", "k"]
+
+
+def read_criticality(rows: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """What runs found out about the weights of their subject.
+
+    Args:
+        rows: of runs (see `read_tables`).
+
+    Returns: for the name of each file the lines of all runs that the filter leaves, maybe none, and what is wrong with the
+        files. Damage that is not finite, or was not measured, is inf.
+    """
+    tables, cautions = {}, []
+    for layout in LAYOUTS:
+        table, found = read_tables(rows, layout)
+        if len(table) and not (good := _countable(table, layout)).all():
+            found.append(f"{layout.file}: left out {(~good).sum()} lines whose numbers cannot be, such as k below 1.")
+            table = table[good].reset_index(drop=True)
+        if len(table) and layout.file in BOUNDED:
+            table = table.replace([np.inf, -np.inf], np.nan)
+        if len(table) and DAMAGE in layout.maybe:
+            table = table.assign(**{DAMAGE: table[DAMAGE].fillna(math.inf)})
+        tables[layout.file] = table
+        cautions += found
+    return tables, cautions
+
+
+def _countable(table: pd.DataFrame, layout: Layout) -> "pd.Series[bool]":
+    """Lines of which all counts and numbers of draws are finite; a level need not be."""
+    good = (table[[name for name in layout.numbers if name != "level"]].abs() < math.inf).all(axis=1)
+    return good & (table["k"] >= 1) & (table["k"] % 1 == 0) if "k" in layout.numbers else good
+
+
+class Setting(NamedTuple):
+    """How sets of weights were chosen, and what was done to them."""
+
+    mode: str
+    method: str
+    level: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """What perturbing one arm did in one run."""
+
+    damage: Values
+    """nats per token, (draws,), inf where one is not finite; draws of the same weights count once"""
+    sizes: dict[str, float]
+    """means over draws"""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """The k highest weights by one metric and their controls, in the runs of a group."""
+
+    setting: Setting
+    metric: str
+    k: int
+    arms: dict[str, dict[str, Arm]]
+    """arm -> run -> what it did"""
+
+    def size(self, arm: str, name: str) -> float:
+        """Mean over runs of a column of SIZES; nan where it was not measured."""
+        values = [it.sizes[name] for it in self.arms.get(arm, {}).values()]
+        return float(np.mean(values)) if values else math.nan
+
+    def runs(self, control: str) -> list[str]:
+        """Runs that have both arms."""
+        return [run for run in self.arms.get(TREATED, {}) if run in self.arms.get(control, {})]
+
+    def damage(self, arm: str, runs: Sequence[str]) -> Values:
+        """Mean damage of an arm in each of some runs, (runs,)."""
+        return np.array([self.arms[arm][run].damage.mean() for run in runs])
+
+
+@dataclass(frozen=True)
+class Excess:
+    """Damage of the treated set beyond that of a control."""
+
+    runs: list[str]
+    values: Values
+    """nats per token, (runs,): inf where the treated set alone diverged, -inf where a draw of the control did and the treated
+    set did not, nan where all of both did"""
+    estimate: Estimate
+    """over runs that differ; that of a single run has an interval over draws"""
+    over_draws: bool
+    p: float
+    """of a paired t test over runs, two-sided; nan for fewer than two that differ and are finite"""
+    draws: int
+    at_least: int
+    """draws of the control that do at least as much damage as the treated set of their run"""
+    rank_p: float
+    """(1 + at_least) / (1 + draws), the largest of any run"""
+    treated_diverged: int
+    """runs"""
+    control_diverged: int
+    """draws"""
+
+    @property
+    def rank(self) -> tuple[float, float]:
+        """By which metrics are ordered: runs that diverged count for more than any finite damage."""
+        signs = np.sign(self.values[np.isinf(self.values)])
+        return float(signs.sum()), -math.inf if math.isnan(self.estimate.mean) else self.estimate.mean
+
+
+def cells_of(effects: pd.DataFrame, group: Group) -> list[Cell]:
+    """What was perturbed in a group of runs, in the order in which it was written."""
+    own = of_runs(effects, list(group.rows["run_id"]))
+    if not len(own):
+        return []
+    arms: dict[tuple[Any, ...], dict[str, dict[str, Arm]]] = {}
+    for key, found in own.groupby([*_CELL, "arm", "run_id"], sort=False):
+        *cell, arm, run = key
+        arms.setdefault(tuple(cell), {}).setdefault(str(arm), {})[str(run)] = _arm(found)
+    return [
+        Cell(Setting(mode, method, level), metric, int(k), found) for (metric, mode, method, level, k), found in arms.items()
+    ]
+
+
+def _arm(found: pd.DataFrame) -> Arm:
+    damage = found[DAMAGE].to_numpy(dtype=float)
+    if not found["random"].any() or damage[0] != 0:  # other weights may cost exactly nothing, but not exactly the same
+        damage = _once(damage)
+    means = found.reindex(columns=list(SIZES)).to_numpy(dtype=float).mean(axis=0)
+    return Arm(damage, dict(zip(SIZES, map(float, means), strict=True)))
+
+
+def _once(values: Values) -> Values:
+    """The first of values that are finite and all the same; else all."""
+    same = len(values) and np.isfinite(values).all() and np.allclose(values, values[0], rtol=ROUNDING, atol=0)
+    return values[:1] if same else values
+
+
+def by_setting(cells: Sequence[Cell]) -> dict[Setting, list[Cell]]:
+    """Cells by how they were chosen and perturbed."""
+    return {name: [c for c in cells if c.setting == name] for name in dict.fromkeys(cell.setting for cell in cells)}
+
+
+def excess(cell: Cell, control: str) -> Excess | None:
+    """Damage beyond that of a control; nothing where no run has both arms.
+
+    The unit is the run: each is one difference, of the treated set and the mean of its control's draws. Runs that all found the
+    same damage perturbed the same weights, whatever their seeds, and count once.
+    """
+    runs = cell.runs(control)
+    if not runs:
+        return None
+    treated, draws = cell.damage(TREATED, runs), [cell.arms[control][run].damage for run in runs]
+    values = np.array([_beyond(t, d) for t, d in zip(treated, draws, strict=True)])
+    at_least = [int((d >= t).sum()) for t, d in zip(treated, draws, strict=True)]
+    both = np.isfinite(values)
+    means = np.array([d.mean() for d in draws])
+    p = paired(treated[both], means[both], "different").p if len(_once(values[both])) > 1 else math.nan
+    it = estimate(_once(values))
+    if len(runs) == 1 and both.all():
+        it = Estimate(it.n, it.mean, _over_draws([cell.arms[TREATED][runs[0]].damage], draws), it.diverged)
+    rank_p = max((1 + n) / (1 + len(d)) for n, d in zip(at_least, draws, strict=True))
+    lost = int((~np.isfinite(treated)).sum()), sum(int((~np.isfinite(d)).sum()) for d in draws)
+    return Excess(runs, values, it, len(runs) == 1, p, sum(map(len, draws)), sum(at_least), rank_p, *lost)
+
+
+def _beyond(treated: float, control: Values) -> float:
+    """See `Excess.values`."""
+    if math.isfinite(treated):
+        return float(treated - control.mean())
+    return math.inf if np.isfinite(control).any() else math.nan
+
+
+def difference(a: Cell, b: Cell, control: str) -> Estimate:
+    """Excess of one metric minus that of another: paired by run; of a single run, with Welch's interval over draws."""
+    runs = [run for run in a.runs(control) if run in b.runs(control)]
+    with np.errstate(invalid="ignore"):
+        treated = a.damage(TREATED, runs) - b.damage(TREATED, runs)
+        it = estimate(_once(treated - a.damage(control, runs) + b.damage(control, runs)))
+    if len(runs) != 1 or it.diverged:
+        return it
+    (ours, others), (theirs, their_others) = ([c.arms[arm][runs[0]].damage for arm in (TREATED, control)] for c in (a, b))
+    return Estimate(it.n, it.mean, _over_draws([ours, their_others], [theirs, others]), 0)
+
+
+def _over_draws(plus: Sequence[Values], minus: Sequence[Values]) -> Interval:
+    """Welch's 95 % interval of the sum of some means less that of others, of one run; an arm of one draw adds no spread.
+
+    Nan where no arm has several draws. Degrees of freedom by Welch and Satterthwaite, as in `statistics.difference_interval`.
+    """
+    arms = [arm for arm in (*plus, *minus) if len(arm) > 1]
+    if not arms:
+        return NOWHERE
+    mean = sum(arm.mean() for arm in plus) - sum(arm.mean() for arm in minus)
+    variances, dfs = np.array([arm.var(ddof=1) / len(arm) for arm in arms]), np.array([len(arm) - 1 for arm in arms])
+    total = variances.sum()
+    if not total:
+        return Interval(float(mean), float(mean))
+    half = stats.t.ppf(0.975, total**2 / (variances**2 / dfs).sum()) * math.sqrt(total)
+    return Interval(float(mean - half), float(mean + half))
+
+
+def ranked(cells: Sequence[Cell], control: str) -> Iterator[list[tuple[Cell, Excess]]]:
+    """For each k, metrics by their excess over a control, the highest first."""
+    found = [(cell, it) for cell in cells if (it := excess(cell, control))]
+    for k in sorted({cell.k for cell, _ in found}):
+        yield sorted((pair for pair in found if pair[0].k == k), key=lambda pair: pair[1].rank, reverse=True)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """The most critical weights of a run by each metric."""
+
+    ids: dict[str, NDArray[np.int64]]
+    """metric -> (K,), the highest first"""
+    parameters: list[str]
+    weights: int
+    """that were ranked"""
+
+
+def agreement_of_runs(groups: Sequence[Group], tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
+    """How far the rankings of runs of a group agree, at every k of their tables.
+
+    Args:
+        groups: of runs that differ in their seed: other calibration text.
+        tables: see `read_criticality`.
+
+    Returns: lines as in stability.csv, of the kind ACROSS_RUNS, where a and b are runs; and what is wrong with the files.
+    """
+    read = [table for table in (tables[EFFECTS], tables[STABILITY]) if len(table)]
+    ks = sorted({int(k) for table in read for k in table["k"]})
+    lines, cautions = [], []
+    for group in groups:
+        rankings, faults = _rankings(group)
+        cautions += faults
+        for a, b in combinations(rankings, 2):
+            lines += [{"run_id": a, "a": a, "b": b} | line for line in _agreements(rankings[a], rankings[b], ks)]
+    return pd.DataFrame(lines), cautions
+
+
+def _rankings(group: Group) -> tuple[dict[str, Ranking], list[str]]:
+    """By run; those that rank other weights than the first are left out and named."""
+    found: dict[str, Ranking] = {}
+    cautions: list[str] = []
+    kept = group.rows[~group.rows["filtered"]]
+    for run, folder in zip(kept["run_id"], kept["folder"], strict=True):
+        path = Path(folder) / RANKINGS
+        if not path.exists():
+            continue
+        try:
+            ranking = read_ranking(path)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            cautions.append(f"{run}: {RANKINGS} cannot be read and is not compared: {error}.")
+            continue
+        first = next(iter(found.values()), ranking)
+        if (ranking.parameters, ranking.weights) == (first.parameters, first.weights):
+            found[run] = ranking
+        else:
+            cautions.append(f"{run}: {RANKINGS} ranks other weights than that of {next(iter(found))} and is not compared.")
+    return found, cautions
+
+
+def read_ranking(path: Path) -> Ranking:
+    """Rankings that a run left.
+
+    Raises: OSError, SafetensorError, KeyError, TypeError or ValueError for a file that is broken.
+    """
+    with safe_open(path, framework="numpy") as file:
+        facts = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dictionary)
+    weights = int(facts["weights"])
+    return Ranking({name: _ids(rows, weights) for name, rows in tensors.items()}, json.loads(facts["parameters"]), weights)
+
+
+def _ids(rows: NDArray[Any], weights: int) -> NDArray[np.int64]:
+    """One number for each pair of parameter and place in it, (K,).
+
+    Raises: ValueError for what is no ranking of so many weights.
+    """
+    if rows.dtype != np.int64 or rows.ndim != 2 or rows.shape[1] != 2 or (rows < 0).any() or (rows >= PLACES).any():
+        raise ValueError(f"{rows.dtype} {rows.shape} are no pairs of indices")
+    ids = rows[:, 0] * PLACES[1] + rows[:, 1]
+    if len(np.unique(ids)) < len(ids) or len(ids) > weights:
+        raise ValueError("it names a weight twice, or more weights than were ranked")
+    return np.asarray(ids, dtype=np.int64)
+
+
+def _agreements(a: Ranking, b: Ranking, ks: Sequence[int]) -> Iterator[dict[str, Any]]:
+    """Lines for every metric and k that both rank."""
+    for metric in (name for name in a.ids if name in b.ids):
+        one, other = a.ids[metric], b.ids[metric]
+        for k in (k for k in ks if 0 < k <= min(len(one), len(other))):
+            it = agreement(one[:k], other[:k], a.weights)
+            what = {"kind": ACROSS_RUNS, "metric": metric, "other": metric, "k": k}
+            yield what | {name: getattr(it, name) for name in LIKENESS}
