@@ -19,7 +19,7 @@ from lit_degrade.criticality.scores import Scores
 from lit_degrade.criticality.sums import Sums, gather
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.perturbations.catalog import PerturbationSettings
-from lit_degrade.perturbations.edits import Dose, perturbed
+from lit_degrade.perturbations.edits import Dose, Edit, edits, perturbed
 from lit_degrade.perturbations.targets import sites_of
 from lit_degrade.subjects.anatomy import Anatomy
 from lit_degrade.subjects.catalog import SubjectSpec
@@ -107,8 +107,26 @@ def injury(subject: Subject, where: str) -> None:
             with perturbed(subject, PerturbationSettings("zero", "blocks"), Dose(1.0, 0), recorded=False, only=only):
                 pass
 
+        planned = list(edits(subject, PerturbationSettings("sign_flip", "blocks"), Dose(1.0, 0), only))
+
+        def write(planned: list[Edit] = planned) -> None:
+            for edit in planned:
+                for change in edit.writes:
+                    change.values = change.values if change.values is not None else change.place.take(change.indices)
+                edit.apply_()
+            for edit in planned:
+                edit.revert_()
+
+        what = f"{k} weights in {len(only)} matrices"
+        value = ratio(write, by_hand, 101)
+        report(
+            f"{where}: perturb and restore {what}, planned before / read, write and write back by index",
+            value,
+            "<= 3",
+            value <= 3,
+        )
         value = ratio(cycle, by_hand, 101)
-        report(f"{where}: zero and restore {k} weights in {len(only)} matrices / the same by hand", value, "<= 3", value <= 3)
+        report(f"{where}: the same with planning, by `perturbed`", value, "<= 3", value <= 3)
 
 
 def large() -> None:

@@ -618,7 +618,7 @@ def test_a_report_has_tables_and_figures(written: Path) -> None:
     text, page = (written / "report.md").read_text(), (written / "report.html").read_text()
     for part in (
         "Excess over random, of the same magnitudes: zeroing (level 1), k of all weights, tiny-1m",
-        "Excess over lowest scores above zero: zeroing (level 1), k of each matrix, tiny-1m",
+        "Excess over lowest scores other than 0: zeroing (level 1), k of each matrix, tiny-1m",
         "Which metric finds the most: zeroing (level 1), k of each matrix, tiny-1m",
         "Stability of rankings, tiny-1m",
         f"2 of 3 runs are shown; not shown: 1 without {EFFECTS}",

@@ -282,6 +282,7 @@ def test_claims_files_of_the_suite_load() -> None:
         "priority4",
         "healing",
         "audit",
+        "criticality",
     }
     with pytest.raises(UserError, match="cannot be read"):
         load_designs(Path("nowhere.yaml"))

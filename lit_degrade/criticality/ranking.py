@@ -95,14 +95,18 @@ def _ranked(weights: Weights, scores_of: ScoresOf, k: int, mode: Mode) -> Tensor
 
 def _top(weights: Weights, scores_of: ScoresOf, sites: Sequence[int], k: int) -> Tensor:
     """The k highest of some sites: the best so far, and one more, are compared with those of the next site, again and again."""
-    best, ids = torch.empty(0), torch.empty(0, dtype=torch.int64)
+    best, ids, least = torch.empty(0), torch.empty(0, dtype=torch.int64), -torch.inf
     for i in sites:
         scores = scores_of(weights.sites[i]).flatten()
-        values, places = scores.topk(min(k + 1, len(scores)), sorted=False)
+        places = (scores >= least).nonzero().flatten() if len(best) > k else torch.arange(0)
+        if len(best) <= k or len(places) > k:  # few are left once there is something to beat
+            values, places = scores.topk(min(k + 1, len(scores)), sorted=False)
+        else:
+            values = scores[places]
         best, ids = torch.cat([best, values.cpu()]), torch.cat([ids, places.cpu() + weights.starts[i]])
-        if len(best) > k + 1:
+        if len(best) > k + 1 and len(places):
             best, kept = best.topk(k + 1, sorted=False)
-            ids = ids[kept]
+            ids, least = ids[kept], float(best.min())
     ids, order = ids.sort()
     best, order = best[order].sort(descending=True, stable=True)
     ids = ids[order]

@@ -39,7 +39,7 @@ class Scores:
         Raises: UserError for scores that are not finite.
         """
         found = self._of(metric, site)
-        if not bool(found.isfinite().all()):
+        if not math.isfinite(found.sum(dtype=torch.float64)):  # which finite float32 numbers cannot exceed
             raise UserError(
                 f"{metric} of '{site.parameter}' is not finite on the calibration text: this subject's gradients are not "
                 "numbers here. Use another precision, or metrics without gradients."
@@ -67,7 +67,7 @@ class Scores:
             "random": lambda: self._random(site),
             "magnitude": lambda: self.weights(site).abs(),
             "act_mag": lambda: self.weights(site).abs() * self._input_norms(site),
-            "grad_x_weight": lambda: (site.view(sums.gradient[name]) * self.weights(site)).abs_() / sums.tokens,
+            "grad_x_weight": lambda: (site.view(sums.gradient[name]) * self.weights(site)).abs_().div_(sums.tokens),
             "grad_squared": lambda: site.view(sums.squared[name]) / sums.sequences,
             "hutchinson_diag": lambda: site.view(sums.curvature[name]) / sums.tokens,
             "hessian_saliency": lambda: site.view(sums.curvature[name]) * self.weights(site).square() / (2 * sums.tokens),

@@ -105,6 +105,10 @@ class _Product:
     def add_(self, to: Tensor, sequence: int, rows: slice) -> None:
         to.addmm_(self.left[sequence, :, rows].T, self.right[sequence])
 
+    def write_(self, to: Tensor, sequence: int, rows: slice) -> None:
+        """The same where there is nothing to add to."""
+        torch.mm(self.left[sequence, :, rows].T, self.right[sequence], out=to)
+
 
 @dataclass
 class _Rows:
@@ -273,9 +277,12 @@ class _Watch:
     def _finish_chunk(self, name: str, uses: list[_Use], rows: slice) -> None:
         buffer = torch.empty_like(self.parameters[name][rows], dtype=torch.float32)
         for sequence in range(self.sequences):
-            buffer.zero_()
-            for use in uses:
-                use.add_(buffer, sequence, rows)
+            if len(uses) == 1 and isinstance(uses[0], _Product):
+                uses[0].write_(buffer, sequence, rows)
+            else:
+                buffer.zero_()
+                for use in uses:
+                    use.add_(buffer, sequence, rows)
             self._add(name, rows, buffer)
 
     def _finish_rows(self, name: str, use: _Rows) -> None:

@@ -240,8 +240,9 @@ def edits(subject: Subject, settings: PerturbationSettings, dose: Dose, only: On
         return
     if only is not None:
         for name, chosen in only.items():
-            own = None if chosen is None else chosen.to(subject.model.get_parameter(name).device)
-            yield plan(settings, whole(subject, name), stored(subject.model, name), dose, own)
+            weights = stored(subject.model, name)
+            own = None if chosen is None else chosen.to(weights.device)
+            yield plan(settings, whole(subject, name), weights, dose, own)
         return
     sites = sites_of(subject, settings)
     selection = load_selection(subject, settings, sites)
@@ -250,8 +251,7 @@ def edits(subject: Subject, settings: PerturbationSettings, dose: Dose, only: On
         if selection is None:
             yield plan(settings, site, weights, dose)
         else:
-            chosen = within(site, weights.shape, selection.get(site.parameter))
-            chosen = chosen.to(subject.model.get_parameter(site.parameter).device)
+            chosen = within(site, weights.shape, selection.get(site.parameter)).to(weights.device)
             if len(chosen):
                 yield plan(settings, site, weights, dose, chosen)
 

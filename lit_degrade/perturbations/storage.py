@@ -93,6 +93,7 @@ class Floats:
     def __init__(self, parameter: Tensor) -> None:
         """Of a model, (…), fp32, bf16 or fp16."""
         self.parameter = parameter
+        self.device = parameter.device
         self.shape = parameter.shape
         self.format = FORMATS[parameter.dtype]
 
@@ -146,6 +147,7 @@ class Quantised:
             raise UserError(f"'{name}' is stored as {kind}: expected nf4 with float32 scales.")
         else:
             self.format, self.stored, self.scales = "nf4", weight.data, self.state.absmax
+        self.device = self.stored.device
         self.shape: torch.Size = self.stored.shape if self.state is None else self.state.shape
 
     def read(self, site: Site) -> Tensor:

@@ -45,6 +45,8 @@ def ablation(weights: Tensor, level: float, generator: torch.Generator, inputs: 
 
 def zero(weights: Tensor, level: float, generator: torch.Generator, inputs: int) -> Tensor:
     """Zero exactly round(level n) of n weights, every set of that size equally likely."""
+    if level == 1:
+        return torch.zeros_like(weights, dtype=torch.float32)
     order = torch.randperm(weights.numel(), generator=generator).to(weights.device)
     return _without(weights, order[: round(level * weights.numel())])
 

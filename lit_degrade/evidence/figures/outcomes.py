@@ -102,7 +102,7 @@ ARMS = {
     "top_k": "highest scores",
     "matched_random_k": "random, of the same magnitudes",
     "random_k": "random",
-    "bottom_k": "lowest scores above zero",
+    "bottom_k": "lowest scores other than 0",
 }
 """Which weights are perturbed: the treated set, then its controls."""
 MODES = {"global": "of all weights", "per_layer": "of each matrix"}
@@ -114,6 +114,8 @@ def outcome_of(name: str) -> Outcome:
     measure = name.rpartition(".")[2]
     if measure.startswith("accuracy_"):
         return Outcome(f"correct answers, {words(measure.removeprefix('accuracy_'))}", _PERCENT, 100)
+    if excess := re.fullmatch(r"excess_(\w+)_k(\d+)", measure):
+        return Outcome(f"excess of {metric_of(excess[1])}, k = {int(excess[2]):,}", _NATS)
     return OUTCOMES.get(name) or TEXT_MEASURES.get(measure) or Outcome(words(name), "as recorded")
 
 
