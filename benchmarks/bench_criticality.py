@@ -1,8 +1,8 @@
 """Scores, rankings and their damage, as ratios: `python benchmarks/bench_criticality.py`. One line per claim, with its target.
 
-Beside each measured object stands the simplest thing that does the same work. Both are interleaved and medians compared. On a
-machine that does other work too, set OMP_NUM_THREADS=1. `python benchmarks/bench_criticality.py large` scores a random GPT-NeoX of
-160M parameters in a process of its own.
+Beside each measured object stands the simplest thing that does the same work. Both are interleaved and medians
+compared. On a machine that does other work too, set OMP_NUM_THREADS=1. `python benchmarks/bench_criticality.py large` scores a
+random GPT-NeoX of 160M parameters in a process of its own.
 """
 
 import resource

@@ -201,7 +201,7 @@ def effects(
                     norm = k**0.5 * {"top_k": 1.2, "matched_random_k": 1.1, "random_k": 1.0}.get(arm, 0.01)
                     row: dict[str, Any] = {"metric": metric, "mode": mode, "method": method, "level": 1.0, "arm": arm, "k": k}
                     row |= {"draw": draw, "random": n > 1, "weights": k * (1 if mode == "global" else 26), "zero_scores": 0.0}
-                    row |= {"matched": 0.99 if arm == "matched_random_k" else "", "mean_abs_weight": norm / k**0.5}
+                    row |= {"matched": 0.99 if arm == "matched_random_k" else ""}
                     row |= {"norm_of_change": norm, "relative_norm": norm / 1000, "nats_per_token": 3 + lost}
                     row |= {"log_perplexity_ratio": lost, "perplexity": float(np.exp(3 + lost)), "token_accuracy": 0.3}
                     rows.append(row)

@@ -25,7 +25,6 @@ from lit_degrade.evidence.criticality import (
     LAYOUTS,
     MATCHED,
     Cell,
-    agreement_of_runs,
     cells_of,
     difference,
     excess,
@@ -42,6 +41,7 @@ from lit_degrade.evidence.criticality_tables import (
 )
 from lit_degrade.evidence.figures.maps import map_plates
 from lit_degrade.evidence.figures.outcomes import METRICS
+from lit_degrade.evidence.rankings import agreement_of_runs
 from lit_degrade.evidence.statistics import difference_interval, holm, t_interval
 from lit_degrade.records import paths
 from lit_degrade.records.paths import ABLATION, CLUSTERS, EFFECTS, RANKINGS, SCORES, STABILITY, SUPER_WEIGHTS
@@ -61,7 +61,7 @@ def effects(damages: Damages, k: int = 10, **facts: Any) -> list[dict[str, Any]]
         for draw, value in enumerate(values):
             row = {"metric": metric, "mode": "global", "method": "zero", "level": 1.0, "arm": arm, "k": k, "draw": draw}
             row |= {"random": len(values) > 1, "weights": k, "zero_scores": 0.0, "matched": 1.0 if arm == MATCHED else ""}
-            row |= {"mean_abs_weight": 0.1, "norm_of_change": 1.0, "relative_norm": 0.01, "nats_per_token": ""}
+            row |= {"norm_of_change": 1.0, "relative_norm": 0.01, "nats_per_token": ""}
             rows.append(row | {"log_perplexity_ratio": value} | (facts if arm == "top_k" else {}))
     return rows
 
@@ -249,12 +249,12 @@ def test_draws_of_a_random_perturbation_of_the_treated_set_count_in_the_interval
 
 
 def test_sizes_that_were_not_written_are_not_there(tmp_path: Path) -> None:
-    rows = [{key: value for key, value in row.items() if key != "mean_abs_weight"} for row in effects(TWO)]
+    rows = [{key: value for key, value in row.items() if key != "zero_scores"} for row in effects(TWO)]
     scored(tmp_path, rows)
     found = section(tmp_path)
     assert not found.cautions
     (first, *_) = effect_rows(found.criticality[EFFECTS], found.groups)
-    assert math.isnan(first["treated_mean_abs_weight"])
+    assert math.isnan(first["treated_zero_scores"])
     assert first["treated_norm_of_change"] == 1.0
 
 
@@ -506,8 +506,8 @@ def test_an_undefined_tau_is_not_there(tmp_path: Path) -> None:
     assert table.rows[0][3] == ""
 
 
-HEAD = "metric,mode,method,arm,level,k,draw,random,weights,zero_scores,matched,mean_abs_weight,norm_of_change,relative_norm,"
-GOOD = "act_mag,global,zero,top_k,1,10,0,False,10,0,,0.1,1,0.1,0.5\n"
+HEAD = "metric,mode,method,arm,level,k,draw,random,weights,zero_scores,matched,norm_of_change,relative_norm,"
+GOOD = "act_mag,global,zero,top_k,1,10,0,False,10,0,,1,0.1,0.5\n"
 LINES = {
     "no arm": (GOOD.replace("top_k", ""), "left out 1 of 2 lines, with a word where"),
     "no k": (GOOD.replace(",1,10,0,", ",1,,0,"), "left out 1 of 2 lines, with a word where"),

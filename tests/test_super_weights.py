@@ -18,18 +18,14 @@ from torch import Tensor
 
 from lit_degrade.cli import main
 from lit_degrade.criticality import super_weights
+from lit_degrade.criticality.spikes import Thresholds, layer_spikes, null_thresholds, random_init, spike_ratio
 from lit_degrade.criticality.super_weights import (
     ZEROED,
-    Thresholds,
     Weight,
     check_coordinates,
-    layer_spikes,
     nearest,
-    null_thresholds,
     published,
-    random_init,
     search,
-    spike_ratio,
     verdict,
     z_outliers,
 )

@@ -23,7 +23,7 @@ def measure(
     draws: torch.Generator,
     done: Callable[[], None] = lambda: None,
 ) -> Sums:
-    """Sums over text that some metrics need: one pass for all but the Hessian's diagonal, which takes `settings.probes` products more.
+    """Sums over text that some metrics need: one pass for all but the Hessian's diagonal, which takes products with it.
 
     Args:
         subject: its weights are only read.
@@ -41,7 +41,8 @@ def measure(
     if "curvature" in needs:
         with _differentiable(subject, names) as parameters:
             turned = [name for name in names if name.rpartition(".")[0] in subject.anatomy.transposed]
-            found = hessian_diagonal(_losses(subject, ids), parameters, settings.probes, draws, settings.estimator, turned, done)
+            losses = _losses(subject, ids)
+            found = hessian_diagonal(losses, parameters, settings.probes, draws, settings.estimator, turned, done)
         sums.curvature = found.mean
         sums.variance = {name: error.square() for name, error in found.standard_error.items()}
     return sums

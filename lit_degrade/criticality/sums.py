@@ -37,13 +37,13 @@ class Sums:
     """squared standard error of that estimate"""
 
     def add_(self, other: "Sums") -> None:
-        """Add the sums of further text."""
+        """Add the sums of further text; what is not here yet is taken over, so `other` is of no use afterwards."""
         self.tokens += other.tokens
         self.sequences += other.sequences
         for kind in fields(self)[2:]:
             mine: Tensors = getattr(self, kind.name)
             for name, value in getattr(other, kind.name).items():
-                mine[name] = mine[name].add_(value) if name in mine else value.clone()
+                mine[name] = mine[name].add_(value) if name in mine else value
 
 
 def gather(

@@ -10,7 +10,6 @@ import pandas as pd
 
 from lit_degrade.evidence.chapters import Table, bracketed, number
 from lit_degrade.evidence.criticality import (
-    ACROSS_RUNS,
     CONTROLS,
     LIKENESS,
     MATCHED,
@@ -30,6 +29,7 @@ from lit_degrade.evidence.figures.effects import cautions, setting_words
 from lit_degrade.evidence.figures.outcomes import ARMS, metric_of, words
 from lit_degrade.evidence.groups import Group, full_label, make_groups, varying
 from lit_degrade.evidence.markdown import table_lines
+from lit_degrade.evidence.rankings import ACROSS_RUNS
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section

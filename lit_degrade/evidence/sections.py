@@ -10,10 +10,11 @@ import pandas as pd
 
 from lit_degrade.evidence import statistics as st
 from lit_degrade.evidence.claims import Design
-from lit_degrade.evidence.criticality import agreement_of_runs, read_criticality
+from lit_degrade.evidence.criticality import read_criticality
 from lit_degrade.evidence.doses import read_doses
 from lit_degrade.evidence.exchange_rates import read_rates
 from lit_degrade.evidence.groups import Group, OutlierFilter, label, make_groups, mark_outliers, varying
+from lit_degrade.evidence.rankings import agreement_of_runs
 from lit_degrade.evidence.runs import Runs
 from lit_degrade.evidence.verdicts import Verdict, judge
 from lit_degrade.records.paths import RANKINGS

@@ -8,17 +8,14 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lit_degrade.criticality.spikes import Spikes, Thresholds, layer_spikes, null_thresholds
 from lit_degrade.criticality.super_weights import (
     ZEROED,
     Coordinates,
-    Spikes,
-    Thresholds,
     Weight,
     check_coordinates,
-    layer_spikes,
     matrix,
     nearest,
-    null_thresholds,
     published,
     search,
     verdict,
