@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from lit_degrade.criticality.stability import agreement
+from lit_degrade.evidence.criticality import LIKENESS
 from lit_degrade.evidence.groups import Group
 from lit_degrade.records.paths import EFFECTS, RANKINGS, STABILITY
 
