@@ -58,6 +58,16 @@ class Likelihood:
             f"token_accuracy_{when}": self.token_accuracy,
         }
 
+    def damage(self, intact: "Likelihood") -> dict[str, float]:
+        """Columns of a table of damage: these measures, and the nats per token lost since the subject was intact."""
+        return {
+            "nats_per_token": self.nats_per_token,
+            "log_perplexity_ratio": self.nats_per_token - intact.nats_per_token,
+            "perplexity": self.perplexity,
+            "bits_per_byte": self.bits_per_byte,
+            "token_accuracy": self.token_accuracy,
+        }
+
 
 def perplexity_of(nats_per_token: float) -> float:
     """exp(nats per token), infinite where it overflows."""

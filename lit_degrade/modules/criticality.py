@@ -183,10 +183,7 @@ class CriticalityModule(SubjectModule):
             "weights": total["weights"],
             "norm_of_change": total["norm_of_change"],
             "relative_norm": total["norm_of_change"] / self.norm if self.norm else 0.0,
-            "nats_per_token": measured.nats_per_token,
-            "log_perplexity_ratio": measured.nats_per_token - self.before.nats_per_token,
-            "perplexity": measured.perplexity,
-            "token_accuracy": measured.token_accuracy,
+            **measured.damage(self.before),
         }
 
     def on_test_epoch_end(self) -> None:

@@ -89,11 +89,7 @@ class DoseModule(SubjectModule):
             "repetition": cell.dose.repetition,
             "random": cell.random,
             **totals(self.edits),
-            "nats_per_token": measured.nats_per_token,
-            "log_perplexity_ratio": measured.nats_per_token - before.nats_per_token,
-            "perplexity": measured.perplexity,
-            "bits_per_byte": measured.bits_per_byte,
-            "token_accuracy": measured.token_accuracy,
+            **measured.damage(before),
             "kl_from_intact": kl_divergence(predictions, log_probabilities(self.logits, self.few().ids)),
             "rank_reduction": rank_reduction(spectrum, self._last_spectrum()),
         }

@@ -143,10 +143,7 @@ class LayerAblationModule(SubjectModule):
                 "random": self.draws > 1,
                 "weights": total["weights"],
                 "relative_norm": total["relative_norm"],
-                "nats_per_token": measured.nats_per_token,
-                "log_perplexity_ratio": measured.nats_per_token - self.before.nats_per_token,
-                "perplexity": measured.perplexity,
-                "token_accuracy": measured.token_accuracy,
+                **measured.damage(self.before),
             }
         )
         self.bar.advance()
