@@ -1,4 +1,4 @@
-"""What needs a CUDA device: the main job at every precision, perturbations, text."""
+"""What needs a CUDA device: the main job at every precision, perturbations, text, criticality."""
 
 import json
 from pathlib import Path
@@ -45,3 +45,17 @@ def test_the_same_seed_gives_the_same_weights_on_every_device(method: str) -> No
 
 def test_text_on_the_gpu(tmp_path: Path) -> None:
     assert main(["predict", *DEGRADE[1:], *SHORT, "--results", str(tmp_path)]) == 0
+
+
+@pytest.mark.parametrize("config", ["criticality", "layer_ablation", "super_weights"])
+def test_what_matters_is_the_same_on_every_device(config: str, tmp_path: Path) -> None:
+    few = ["--model.scores.calibration_blocks", "4", "--model.scores.probes", "2", "--model.k", "[10]", "--model.draws", "2"]
+    base = ["test", "--config", str(ROOT / f"configs/{config}.yaml"), "--subject", "tiny-60k", "--text.probe_tokens", "2048"]
+    found = []
+    for device in ("cpu", "cuda"):
+        own = ["--trainer.accelerator", device, "--results", str(tmp_path / device), "--verbosity", "quiet"]
+        assert main([*base, *own, *(few if config == "criticality" else [])]) == 0
+        (summary,) = (tmp_path / device).glob(f"*/*/{paths.SUMMARY}")
+        found.append(json.loads(summary.read_text()))
+    for name in ("excess_magnitude_k10", "worst_nats_lost", "output_threshold", "nats_per_token_pre"):
+        assert found[0].get(name, 0) == pytest.approx(found[1].get(name, 0), rel=1e-2, abs=1e-4), name
