@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_degrade.criticality.arms import arms_of
 from lit_degrade.criticality.catalog import METRICS, TREATED
-from lit_degrade.criticality.controls import BIN, matched_random_k, random_k, zero_scores
+from lit_degrade.criticality.controls import BIN, among, matched_random_k, random_k, zero_scores
 from lit_degrade.criticality.ranking import ScoresOf, Weights, highest, lowest
 from lit_degrade.criticality.scores import Scores
 from lit_degrade.criticality.sums import Sums, gather
@@ -148,6 +148,20 @@ def test_every_free_weight_is_as_likely_as_any_other() -> None:
     expected = len(drawn) / 512
     chi_squared = float(((counts[1::2] - expected) ** 2 / expected).sum())
     assert abs(chi_squared - 511) < 5 * math.sqrt(2 * 511)
+
+
+def test_weights_of_some_sites_are_drawn_from_all_of_these_and_no_others() -> None:
+    weights = weights_of("blocks")
+    sites = [7, 2, 11]
+    everything = {i + int(weights.starts[s]) for s in sites for i in range(weights.size(s))}
+    found = among(weights, sites, len(everything), generator())
+    assert set(found.tolist()) == everything
+    few = among(weights, sites, 300, generator())
+    shares = Counter(i for i, own in weights.by_site(few) for _ in own)
+    assert set(shares) == set(sites)
+    assert len(few.unique()) == 300
+    expected = {s: 300 * weights.size(s) / len(everything) for s in sites}
+    assert all(abs(shares[s] - n) < 5 * math.sqrt(n) for s, n in expected.items())
 
 
 def test_random_controls_per_layer_have_as_many_of_every_matrix() -> None:

@@ -45,16 +45,30 @@ def _elsewhere(taken: Tensor, start: int, stop: int, k: int, draws: torch.Genera
     free = stop - start - len(taken)
     if free < k:
         raise UserError(f"random_k of {k} weights: only {free} are not treated. Use a smaller k.")
-    order = torch.empty(0, dtype=torch.int64)
-    while len(order) < k:  # numbers among the free ones, drawn until there are enough distinct ones
-        drawn = torch.cat([order, torch.randint(free, (2 * k,), generator=draws)])
-        distinct, first = drawn.unique(return_inverse=True)
-        places = torch.full_like(distinct, len(drawn)).scatter_reduce_(0, first, torch.arange(len(drawn)), "amin")
-        order = drawn[places.sort().values]
-    numbers = order[:k]
+    numbers = _distinct(free, k, draws)
     # the i-th taken number has taken[i] - start - i free ones before it
     skipped = torch.searchsorted(taken - start - torch.arange(len(taken)), numbers, right=True)
     return numbers + skipped + start
+
+
+def _distinct(n: int, k: int, draws: torch.Generator) -> Tensor:
+    """k distinct numbers below n, in random order; memory grows with k, not with n."""
+    found = torch.empty(0, dtype=torch.int64)
+    while len(found) < k:
+        drawn = torch.cat([found, torch.randint(n, (2 * k,), generator=draws)])
+        distinct, first = drawn.unique(return_inverse=True)
+        places = torch.full_like(distinct, len(drawn)).scatter_reduce_(0, first, torch.arange(len(drawn)), "amin")
+        found = drawn[places.sort().values]
+    return found[:k]
+
+
+def among(weights: Weights, sites: Sequence[int], k: int, draws: torch.Generator) -> Tensor:
+    """k weights of some sites (their numbers), every such set equally likely, (k,) int64."""
+    ends = torch.tensor([weights.size(i) for i in sites]).cumsum(0)
+    numbers = _distinct(int(ends[-1]), k, draws)
+    owner = torch.searchsorted(ends, numbers, right=True)
+    starts = weights.starts[list(sites)] - torch.cat([torch.zeros(1, dtype=torch.int64), ends[:-1]])
+    return numbers + starts[owner]
 
 
 def matched_random_k(weights: Weights, treated: Tensor, sizes_of: ScoresOf, draws: Sequence[torch.Generator]) -> list[Control]:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from lit_degrade.criticality.arms import Arm, arms_of
 from lit_degrade.criticality.catalog import TREATED, Mode, ScoreSettings, choose_metrics, refuse_gradients
+from lit_degrade.criticality.controls import among
 from lit_degrade.criticality.measuring import measure, passes
 from lit_degrade.criticality.ranking import Weights, highest
 from lit_degrade.criticality.scores import Scores, refuse_what_has_no_inputs
@@ -277,11 +278,10 @@ class CriticalityModule(SubjectModule):
         sizes = {c: sum(map(self.weights.size, sites)) for c, sites in clusters.items()}
         fits = [k for k in self.ks if k <= min(sizes.values(), default=0)]
         for c in sorted(clusters) if fits else ():
-            ids = torch.cat([torch.arange(*self.weights.starts[i : i + 2].tolist()) for i in clusters[c]])
             for draw in range(self.draws):
-                order = torch.randperm(len(ids), generator=generator(self.seed, "cluster", algorithm, str(c), str(draw)))
+                draws = generator(self.seed, "cluster", algorithm, str(c), str(draw))
                 what = {"algorithm": algorithm, "cluster": c, "sites": len(clusters[c]), "method": self.how.method}
-                damage = self._damage(ids[order[: fits[-1]]], draw)
+                damage = self._damage(among(self.weights, clusters[c], fits[-1], draws), draw)
                 yield what | {"level": self.level, "k": fits[-1], "draw": draw, **damage}
 
     def _excesses(self) -> dict[str, float]:
