@@ -4,8 +4,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
-from itertools import combinations
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,9 +17,9 @@ from lit_degrade.criticality.controls import among
 from lit_degrade.criticality.measuring import measure, passes
 from lit_degrade.criticality.ranking import Weights, highest
 from lit_degrade.criticality.scores import Scores, refuse_what_has_no_inputs
-from lit_degrade.criticality.stability import agreement
-from lit_degrade.criticality.structure import cluster, correlations, features
+from lit_degrade.criticality.structure import LEAST_SITES, correlations
 from lit_degrade.criticality.sums import Sums
+from lit_degrade.criticality.tables import Rankings, agreement_rows, cluster_rows, score_rows
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.measures.perplexity import Likelihood, likelihood
 from lit_degrade.modules.base import SubjectModule
@@ -32,11 +31,6 @@ from lit_degrade.seeds import derive, generator
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject
 from lit_degrade.text import TextSource
-
-Rankings = dict[str, Tensor]
-"""Metric -> numbers of the weights of highest score, best first."""
-FEWEST_SITES = 4
-"""Sites that can be clustered."""
 
 
 class CriticalityModule(SubjectModule):
@@ -190,48 +184,17 @@ class CriticalityModule(SubjectModule):
     def on_test_epoch_end(self) -> None:
         """Write the tables, and make sure that the subject is what it was."""
         self.bar.__exit__()
-        rows = self._score_rows()
+        rows = score_rows(self.scores, self.weights, self.arms)
         self.record.save_table(paths.SCORES, rows)
         self.record.save_table(paths.EFFECTS, self.effects)
         self.record.save_table(paths.CORRELATIONS, correlations(rows))
-        if stability := list(self._stability()):
+        compared = agreement_rows(self.weights, self.ks, self.spec.name, self.rankings, self.parts, self.others)
+        if stability := list(compared):
             self.record.save_table(paths.STABILITY, stability)
         self._save_sets()
         self._cluster(rows)
         self.check_restored()
         self.record.add(arms=len(self.effects), **self._excesses())
-
-    def _score_rows(self) -> list[dict[str, Any]]:
-        """Rows of scores.csv: a site's scores by each metric, and how many of the highest it has."""
-        rows = []
-        for metric in self.metrics:
-            counts: dict[int, dict[int, int]] = {}
-            treated = [arm for arm in self.arms if (arm.metric, arm.name) == (metric, TREATED)]
-            for arm in treated:
-                counts[arm.k] = {i: len(positions) for i, positions in self.weights.by_site(arm.ids)}
-            for i, site in enumerate(self.weights.sites):
-                rows.append(self.scores.row(metric, site) | {f"top_{k}": counts[k].get(i, 0) for k in self.ks})
-        return rows
-
-    def _stability(self) -> Iterator[dict[str, Any]]:
-        """Rows of stability.csv: rankings of parts of the text, of metrics, and of other subjects, two by two."""
-        for k in self.ks:
-            for metric in self.metrics:
-                for i, j in combinations(range(len(self.parts)), 2):
-                    ours, theirs = self.parts[i][metric], self.parts[j][metric]
-                    yield self._agreement("batches", metric, metric, str(i), str(j), ours, theirs, k)
-            for a, b in combinations(self.metrics, 2):
-                yield self._agreement("metrics", a, b, a, b, self.rankings[a], self.rankings[b], k)
-            for name, other in self.others.items():
-                for metric in self.metrics:
-                    ours, theirs = self.rankings[metric], other[metric]
-                    yield self._agreement("subjects", metric, metric, self.spec.name, name, ours, theirs, k)
-
-    def _agreement(
-        self, kind: str, metric: str, other: str, a: str, b: str, first: Tensor, second: Tensor, k: int
-    ) -> dict[str, Any]:
-        found = asdict(agreement(first[:k].numpy(), second[:k].numpy(), len(self.weights)))
-        return {"kind": kind, "metric": metric, "other": other, "a": a, "b": b, "k": k, **found}
 
     def _save_sets(self) -> None:
         """The ranking of every metric, and each treated set as a selection that `perturbation.selection` takes."""
@@ -244,40 +207,19 @@ class CriticalityModule(SubjectModule):
 
     def _cluster(self, rows: Sequence[dict[str, Any]]) -> None:
         """Sites that are alike by their scores, and what perturbing as many weights of each cluster costs."""
-        if len(self.weights.sites) < FEWEST_SITES or self.metrics == ["random"]:
+        if len(self.weights.sites) < LEAST_SITES or self.metrics == ["random"]:
             self.record.notes["not_clustered"] = f"{len(self.weights.sites)} sites, scored by {', '.join(self.metrics)}"
             return
-        found, columns = features(rows)
-        number = {(site.parameter, site.component, site.depth): i for i, site in enumerate(self.weights.sites)}
-        sites = [number[site] for site in found]
-        made = cluster(columns, derive(self.seed, "clusters") % 2**32)
-        table = [
-            {
-                "parameter": self.weights.sites[site].parameter,
-                "component": self.weights.sites[site].component,
-                "depth": self.weights.sites[site].depth,
-                "weights": self.weights.size(site),
-                "kmeans": int(made.kmeans[i]),
-                "dbscan": int(made.dbscan[i]),
-                "silhouette": float(made.silhouette[i]),
-                "x": float(made.places[i, 0]),
-                "y": float(made.places[i, 1]),
-            }
-            for i, site in enumerate(sites)
-        ]
+        table, clusters = cluster_rows(self.weights, rows, derive(self.seed, "clusters") % 2**32)
         self.record.save_table(paths.CLUSTERS, table)
-        effects: list[dict[str, Any]] = []
-        for algorithm, labels in (("kmeans", made.kmeans), ("dbscan", made.dbscan)):
-            clusters = {int(c): [sites[i] for i, own in enumerate(labels) if own == c] for c in set(labels.tolist()) - {-1}}
-            effects += self._cluster_effects(algorithm, clusters)
-        if effects:
+        if effects := [row for algorithm, own in clusters.items() for row in self._cluster_effects(algorithm, own)]:
             self.record.save_table(paths.CLUSTER_EFFECTS, effects)
 
     def _cluster_effects(self, algorithm: str, clusters: dict[int, list[int]]) -> Iterator[dict[str, Any]]:
         """Rows of cluster_effects.csv: the same number of weights, drawn at random, from each cluster of sites."""
         sizes = {c: sum(map(self.weights.size, sites)) for c, sites in clusters.items()}
         fits = [k for k in self.ks if k <= min(sizes.values(), default=0)]
-        for c in sorted(clusters) if fits else ():
+        for c in clusters if fits else ():
             for draw in range(self.draws):
                 draws = generator(self.seed, "cluster", algorithm, str(c), str(draw))
                 what = {"algorithm": algorithm, "cluster": c, "sites": len(clusters[c]), "method": self.how.method}

@@ -240,9 +240,8 @@ def edits(subject: Subject, settings: PerturbationSettings, dose: Dose, only: On
         return
     if only is not None:
         for name, chosen in only.items():
-            weights = stored(subject.model, name)
-            own = None if chosen is None else chosen.to(weights.device)
-            yield plan(settings, whole(subject, name), weights, dose, own)
+            site, weights = whole(subject, name), stored(subject.model, name)
+            yield plan(settings, site, weights, dose, None if chosen is None else chosen.to(weights.device))
         return
     sites = sites_of(subject, settings)
     selection = load_selection(subject, settings, sites)
