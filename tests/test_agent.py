@@ -65,6 +65,7 @@ def test_the_agent_and_our_launcher_run_the_same_thing(server: LoopbackServer, w
         assert online.config["seed_everything"] == record["seed"] == 43
 
 
+@pytest.mark.slow
 def test_lineage_online_from_intact_to_attacked_to_healed(server: LoopbackServer, workplace: Client, tmp_path: Path) -> None:
     lit_degrade = (sys.executable, "-m", "lit_degrade")
     results = tmp_path / "results"

@@ -213,6 +213,7 @@ def test_a_journal_that_is_broken_in_the_middle_is_refused_and_kept(
     assert journal.read_bytes().count(b"\n") == 3, "nothing is lost"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
 def test_all_variants_and_tasks_in_one_command(family: str, tmp_path: Path) -> None:
     """Text subjects are asked the two tasks of text; image-text subjects the one about the picture too."""

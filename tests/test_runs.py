@@ -230,6 +230,7 @@ def _wait_for(condition: Any, seconds: float = 90) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_sigkill_leaves_no_half_record_and_the_next_run_is_clean(tmp_path: Path) -> None:
     process = _start(tmp_path)
     _wait_for(lambda: list(tmp_path.glob(f"priority3/.*.partial/{paths.STIMULUS_TEXT}")))

@@ -276,6 +276,7 @@ def test_a_condition_may_have_alternatives() -> None:
     assert "random_tokens or random_text" in both.asks()
 
 
+@pytest.mark.slow
 def test_null_data_seldom_support_anything() -> None:
     """The whole chain keeps its family-wise error: four claims on 400 experiments without any effect."""
     rng = np.random.default_rng(1)
