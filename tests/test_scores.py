@@ -293,3 +293,20 @@ def test_a_row_says_what_the_scores_of_a_site_are_like() -> None:
     for percent in (0, 1, 5, 25, 50, 75, 95, 99, 99.9, 100):
         expected = torch.quantile(values, percent / 100, interpolation="nearest")
         assert row[f"q{percent:g}"] == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_act_mag_of_every_part_of_every_matrix(family: str) -> None:
+    """Fused and transposed matrices too: |w| times the norm of the input that it multiplies, by hand from the layer's inputs."""
+    subject = wrap(random_model(family))
+    sites = subject.anatomy.select("blocks")
+    scores = Scores(subject, gather(subject, IDS, list({site.parameter for site in sites}), {"inputs"}), 0)
+    for site in sites:
+        module = subject.model.get_submodule(site.parameter.removesuffix(".weight"))
+        seen: list[Tensor] = []
+        hook = module.register_forward_hook(lambda _, args, out, seen=seen: seen.append(args[0].detach()))
+        subject.model(input_ids=IDS)
+        hook.remove()
+        norms = seen[0].reshape(-1, seen[0].shape[-1]).norm(dim=0)
+        weight = module.weight.detach()
+        whole = weight.abs() * (norms[:, None] if type(module).__name__ == "Conv1D" else norms)
+        assert close(scores("act_mag", site), site.view(whole)), site
