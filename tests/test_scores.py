@@ -296,7 +296,7 @@ def test_a_row_says_what_the_scores_of_a_site_are_like() -> None:
 
 
 def test_act_mag_of_every_part_of_every_matrix(family: str) -> None:
-    """Fused and transposed matrices too: |w| times the norm of the input that it multiplies, by hand from the layer's inputs."""
+    """Fused and transposed matrices too: |w| times the norm of the input that it multiplies, by hand from what goes in."""
     subject = wrap(random_model(family))
     sites = subject.anatomy.select("blocks")
     scores = Scores(subject, gather(subject, IDS, list({site.parameter for site in sites}), {"inputs"}), 0)

@@ -26,7 +26,7 @@ class Sums:
     sequences: int = 0
     inputs: Tensors = field(default_factory=dict)
     """Σ over tokens of x² of each input feature of a matrix (1, in), or Conv1D (in, 1); uses of each row of an embedding
-    (rows, 1); float64"""
+    (rows, 1); where it is the head too, of each weight (rows, in) what both give; float64"""
     gradient: Tensors = field(default_factory=dict)
     """gradient of the summed loss [nats], as the parameter, float32"""
     squared: Tensors = field(default_factory=dict)
