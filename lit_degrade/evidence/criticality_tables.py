@@ -27,11 +27,10 @@ from lit_degrade.evidence.criticality import (
 from lit_degrade.evidence.doses import Estimate
 from lit_degrade.evidence.figures.effects import cautions, setting_words
 from lit_degrade.evidence.figures.outcomes import ARMS, metric_of, words
-from lit_degrade.evidence.groups import Group, full_label, make_groups, varying
-from lit_degrade.evidence.markdown import table_lines
+from lit_degrade.evidence.groups import Group, full_label
+from lit_degrade.evidence.markdown import pasted
 from lit_degrade.evidence.rankings import ACROSS_RUNS
 from lit_degrade.evidence.record_tables import of_runs
-from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import holm
 from lit_degrade.records.paths import EFFECTS, RANKINGS, STABILITY
@@ -60,19 +59,8 @@ def likeness_of(section: Section) -> pd.DataFrame:
 
 
 def effects_markdown(folders: Sequence[Path]) -> str:
-    """Tables of treated sets against their controls, for each group of runs, to be pasted into a document.
-
-    Args:
-        folders: a results folder, experiments below it, or single records.
-
-    Returns: nothing where no run left effects.
-    Raises: UserError for a folder that does not exist, or when there is no record at all.
-    """
-    runs = read_runs(folders)
-    rows = runs.table.assign(filtered=False)
-    groups = make_groups(rows, varying(rows, runs.condition_names), "subject")
-    tables = effect_tables(read_criticality(rows)[0][EFFECTS], groups, "")
-    return "\n".join(line for table in tables for line in (f"**{table.title}.** {table.note}", "", *table_lines(table), ""))
+    """Tables of treated sets against their controls, for each group of runs (see `pasted`)."""
+    return pasted(folders, lambda rows, groups: effect_tables(read_criticality(rows)[0][EFFECTS], groups, ""))
 
 
 def effect_rows(effects: pd.DataFrame, groups: Sequence[Group]) -> list[dict[str, Any]]:

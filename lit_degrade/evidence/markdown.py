@@ -1,13 +1,15 @@
 """The report as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+import pandas as pd
 
 from lit_degrade.evidence.chapters import Chapter, Report, Table, estimate_words, number, relative, totals_of
 from lit_degrade.evidence.dose_tables import rate_tables
 from lit_degrade.evidence.exchange_rates import read_rates
-from lit_degrade.evidence.groups import make_groups, varying
+from lit_degrade.evidence.groups import Group, make_groups, varying
 from lit_degrade.evidence.runs import DEFECTS, read_runs
 from lit_degrade.evidence.summaries import Row, counted, filtered_runs
 from lit_degrade.evidence.verdicts import Verdict
@@ -21,20 +23,25 @@ def markdown(made: Report) -> str:
     return "\n".join(lines) + "\n"
 
 
-def exchange_rates_markdown(folders: Sequence[Path]) -> str:
-    """Tables of the doses that cost the same, one per group of runs, to be pasted into a document.
+def pasted(folders: Sequence[Path], make: Callable[[pd.DataFrame, Sequence[Group]], Sequence[Table]]) -> str:
+    """Tables about groups of runs, to be pasted into a document.
 
     Args:
         folders: a results folder, experiments below it, or single records.
+        make: from a row per run, and groups of runs, to tables.
 
-    Returns: nothing where no run left exchange rates.
+    Returns: nothing where there is no table.
     Raises: UserError for a folder that does not exist, or when there is no record at all.
     """
     runs = read_runs(folders)
     rows = runs.table.assign(filtered=False)
-    groups = make_groups(rows, varying(rows, runs.condition_names), "subject")
-    tables = rate_tables(read_rates(rows)[0], groups, "")
+    tables = make(rows, make_groups(rows, varying(rows, runs.condition_names), "subject"))
     return "\n".join(line for table in tables for line in (f"**{table.title}.** {table.note}", "", *table_lines(table), ""))
+
+
+def exchange_rates_markdown(folders: Sequence[Path]) -> str:
+    """Tables of the doses that cost the same, one per group of runs (see `pasted`)."""
+    return pasted(folders, lambda rows, groups: rate_tables(read_rates(rows)[0], groups, ""))
 
 
 def _overview(made: Report) -> list[str]:
