@@ -20,6 +20,7 @@ from test_dose_response import plates, section, texts
 from test_report import Page
 
 from lit_degrade.cli import main
+from lit_degrade.criticality import catalog
 from lit_degrade.criticality.stability import agreement
 from lit_degrade.evidence.criticality import (
     LAYOUTS,
@@ -39,6 +40,7 @@ from lit_degrade.evidence.criticality_tables import (
     stability_rows,
     stability_tables,
 )
+from lit_degrade.evidence.figures import outcomes
 from lit_degrade.evidence.figures.maps import map_plates
 from lit_degrade.evidence.figures.outcomes import METRICS
 from lit_degrade.evidence.rankings import agreement_of_runs
@@ -649,3 +651,9 @@ def test_effects_can_be_pasted(tmp_path: Path) -> None:
 def test_reading_criticality_imports_no_model() -> None:
     code = "import sys, lit_degrade.evidence.report; sys.exit(bool({'torch', 'lightning', 'sklearn'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_labels_are_of_what_the_catalogue_has() -> None:
+    assert list(METRICS) == list(catalog.METRICS)
+    assert list(outcomes.ARMS) == [catalog.TREATED, *catalog.CONTROLS]
+    assert list(outcomes.MODES) == list(catalog.MODES)

@@ -6,7 +6,6 @@ from typing import Literal
 from lit_degrade.errors import UserError, unknown
 
 Mode = Literal["global", "per_layer"]
-Control = Literal["matched_random_k", "random_k", "bottom_k"]
 
 
 @dataclass(frozen=True)

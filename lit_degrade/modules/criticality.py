@@ -20,10 +20,10 @@ from lit_degrade.criticality.scores import Scores, refuse_what_has_no_inputs
 from lit_degrade.criticality.structure import LEAST_SITES, correlations
 from lit_degrade.criticality.sums import Sums
 from lit_degrade.criticality.tables import Rankings, agreement_rows, cluster_rows, score_rows
-from lit_degrade.errors import UserError, unknown
+from lit_degrade.errors import UserError
 from lit_degrade.measures.perplexity import Likelihood, likelihood
 from lit_degrade.modules.base import SubjectModule
-from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings
+from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, check_dose
 from lit_degrade.perturbations.edits import Dose, perturbed, totals
 from lit_degrade.perturbations.targets import sites_of
 from lit_degrade.records import paths
@@ -241,9 +241,7 @@ class CriticalityModule(SubjectModule):
 
 def _check(how: PerturbationSettings, level: float, draws: int, ks: Sequence[int]) -> None:
     """Raise: UserError for a perturbation that cannot be meant."""
-    if how.method not in METHODS:
-        raise unknown("method", how.method, METHODS)
-    METHODS[how.method].check(how.method, level)
+    check_dose(how.method, level)
     if level == METHODS[how.method].none:
         raise UserError(f"level {level:g} of {how.method} changes nothing.")
     if how.selection:

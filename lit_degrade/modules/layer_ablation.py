@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.measures.perplexity import Likelihood, likelihood
 from lit_degrade.modules.base import SubjectModule
-from lit_degrade.perturbations.catalog import METHODS, TARGETS, PerturbationSettings
+from lit_degrade.perturbations.catalog import METHODS, TARGETS, PerturbationSettings, check_dose
 from lit_degrade.perturbations.edits import Dose, Only, edits, perturbed, totals
 from lit_degrade.perturbations.targets import whole
 from lit_degrade.records import paths
@@ -66,9 +66,7 @@ class LayerAblationModule(SubjectModule):
             draws: repetitions of a perturbation that is random.
         """
         super().__init__(subject, text, seed)
-        if perturbation.method not in METHODS:
-            raise unknown("method", perturbation.method, METHODS)
-        METHODS[perturbation.method].check(perturbation.method, level)
+        check_dose(perturbation.method, level)
         if draws < 1 or not units:
             raise UserError(f"draws={draws} and units={list(units)}: expected 1 or more draws, and layers, matrices or names.")
         self.asked, self.how, self.level = list(units), perturbation, level

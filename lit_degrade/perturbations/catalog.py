@@ -68,6 +68,15 @@ METHODS: dict[str, Method] = {
     ),
     "bit_flip": Method("each stored bit (of those in `bits`) is flipped with probability `level`", "share of bits", 0, 1, 0),
 }
+
+
+def check_dose(method: str, level: float) -> None:
+    """Raise: UserError for a method that does not exist, or a level outside its range."""
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    METHODS[method].check(method, level)
+
+
 PUBLISHED_TARGETS: dict[str, tuple[str, str]] = {
     "attn_only": ("attn_v", "the value projections, attn_v"),
     "mlp_only": ("mlp", "every MLP matrix, mlp"),

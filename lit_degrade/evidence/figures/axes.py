@@ -50,6 +50,14 @@ def mean_tick(ax: Axes, values: Values, at: float, look: Look, along: Literal["x
         ax.errorbar(x, y, color=look.colour, lw=1.2, capsize=2.5 if along == "x" else 3, capthick=1.2, zorder=4, **reach)
 
 
+def cross(ax: Axes, x: float, top: float, text: str, look: Look) -> None:
+    """What has no place on the axis, near the top of it, with what is said of it."""
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
+    style: Any = {"ha": "center", "va": "top", "fontsize": 6.5, "weight": "bold", "linespacing": 0.95, "bbox": box}
+    mark = f"\N{MULTIPLICATION X}{text}"
+    ax.text(x, top, mark, transform=ax.get_xaxis_transform(), color=look.colour, zorder=5, **style)
+
+
 def value_axis(ax: Axes, values: Values, outcome: str) -> None:
     """Scale, zero line and label of an x axis of values."""
     ax.xaxis.set_major_locator(MaxNLocator(5, steps=STEPS))

@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lit_degrade.evidence.doses import DAMAGE, Variant, by_level, observations, of_variant, text_measures, variants_of
-from lit_degrade.evidence.figures.axes import STEPS, WIDE, Decades, canvas, dots, mean_tick, scale_axis
+from lit_degrade.evidence.figures.axes import STEPS, WIDE, Decades, canvas, cross, dots, mean_tick, scale_axis
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.outcomes import method_of, outcome_of, words
 from lit_degrade.evidence.figures.panels import MOST_PAGES, Panels, Plate, plates
@@ -278,12 +278,4 @@ def _means(ax: Axes, panel: _Panel, looks: Mapping[str, Look]) -> None:
                 mean_tick(ax, values, places[level], look, along="y")
             if len(values) < len(curve[level]):
                 share = f"{len(curve[level]) - len(values)}/{len(curve[level])}"
-                _cross(ax, places[level], TOP - 0.11 * i, share, look)
-
-
-def _cross(ax: Axes, x: float, top: float, share: str, look: Look) -> None:
-    """What has no place on the axis, at the top of it, with its share of the level."""
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-    style: Any = {"ha": "center", "va": "top", "fontsize": 6.5, "weight": "bold", "linespacing": 0.95, "bbox": box}
-    at = ax.get_xaxis_transform()
-    ax.text(x, top, f"\N{MULTIPLICATION X}\n{share}", transform=at, color=look.colour, zorder=5, **style)
+                cross(ax, places[level], TOP - 0.11 * i, f"\n{share}", look)

@@ -5,7 +5,6 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,7 +14,8 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lit_degrade.evidence.criticality import CONTROLS, MATCHED, TREATED, Cell, Setting, by_setting, cells_of
 from lit_degrade.evidence.doses import DAMAGE
-from lit_degrade.evidence.figures.axes import STEPS, canvas, dots, mean_tick, scale_axis
+from lit_degrade.evidence.figures.axes import STEPS, canvas, cross, dots, mean_tick, scale_axis
+from lit_degrade.evidence.figures.distributions import table_of
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.outcomes import ARMS, MODES, method_of, metric_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
@@ -84,7 +84,7 @@ def _listed(values: Mapping[Cell, float], unit: str) -> str:
 
 
 def _of_group(section: Section, group: Group) -> list[Plate]:
-    settings = by_setting(cells_of(section.criticality[EFFECTS], group)) if EFFECTS in section.criticality else {}
+    settings = by_setting(cells_of(table_of(section, EFFECTS), group))
     rows = section.rows[section.rows["run_id"].isin(group.rows["run_id"])]
     found = []
     for setting, cells in list(settings.items())[:MOST_SETTINGS]:
@@ -213,12 +213,4 @@ def _means(ax: Axes, curves: Curves, looks: Mapping[str, Look], ks: Sequence[int
             if len(values):
                 mean_tick(ax, values, places[k], look, along="y")
             if len(values) < len(by_k[k]):
-                _cross(ax, places[k], 1.0 - 0.12 * i, f"{len(by_k[k]) - len(values)}/{len(by_k[k])}", look)
-
-
-def _cross(ax: Axes, x: float, top: float, share: str, look: Look) -> None:
-    """What has no place on the axis, at the top of it, with its share."""
-    box = {"facecolor": "white", "edgecolor": "none", "pad": 0.6}
-    style: Any = {"ha": "center", "va": "top", "fontsize": 6.5, "weight": "bold", "bbox": box}
-    mark = f"\N{MULTIPLICATION X}{share}"
-    ax.text(x, top, mark, transform=ax.get_xaxis_transform(), color=look.colour, zorder=5, **style)
+                cross(ax, places[k], 1.0 - 0.12 * i, f"{len(by_k[k]) - len(values)}/{len(by_k[k])}", look)

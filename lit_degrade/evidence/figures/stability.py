@@ -12,11 +12,11 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from lit_degrade.evidence.figures.axes import canvas, mean_tick
+from lit_degrade.evidence.figures.distributions import by_group, ordered, table_of
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.outcomes import METRICS, metric_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
-from lit_degrade.evidence.groups import Group, full_label
-from lit_degrade.evidence.record_tables import of_runs
+from lit_degrade.evidence.groups import Group
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
 from lit_degrade.records.paths import STABILITY
@@ -34,7 +34,7 @@ _LACKING = f"without such lines in {STABILITY}"
 
 def stability_plates(section: Section) -> list[Plate]:
     """Matrices of metrics, then chains of subjects; none where no run compared rankings."""
-    table = section.criticality.get(STABILITY, pd.DataFrame())
+    table = table_of(section, STABILITY)
     if not len(table):
         return []
     return [*_matrices(section, table), *_chains(section, table)]
@@ -68,20 +68,12 @@ def _at_one_k(section: Section, table: pd.DataFrame) -> tuple[dict[str, tuple[Gr
         return {}, 0
     ks = sorted(table["k"].unique())
     k = max((k for k in ks if k <= SHOWN_K), default=ks[0])
-    lines = {words(full_label(group)): (group, of_runs(table, list(group.rows["run_id"]))) for group in section.groups}
-    found = {name: (group, own[own["k"] == k]) for name, (group, own) in lines.items()}
-    return {name: (group, own) for name, (group, own) in found.items() if len(own)}, int(k)
-
-
-def _ordered(names: Sequence[str]) -> list[str]:
-    """Metrics in the order of the catalogue, then others."""
-    known = list(METRICS)
-    return sorted(dict.fromkeys(names), key=lambda name: known.index(name) if name in known else len(known))
+    return by_group(section, table[table["k"] == k]), int(k)
 
 
 def _matrix(lines: pd.DataFrame) -> pd.DataFrame:
     """Mean agreement, metrics by metrics; nan where it was not measured."""
-    names = _ordered([*lines["metric"], *lines["other"]])
+    names = ordered({*lines["metric"], *lines["other"]}, METRICS)
     found = pd.DataFrame(np.nan, index=names, columns=names)
     for _, own in lines.groupby(["metric", "other"]):
         one, other = own[["metric", "other"]].iloc[0]
@@ -91,7 +83,7 @@ def _matrix(lines: pd.DataFrame) -> pd.DataFrame:
 
 def _matrix_page(matrices: Mapping[str, pd.DataFrame], k: int) -> Figure:
     """Matrices beside each other, of the same metrics in the same order."""
-    names = _ordered([name for found in matrices.values() for name in found.index])
+    names = ordered({name for found in matrices.values() for name in found.index}, METRICS)
     figure, axes = canvas(1, len(matrices), 0.9 + (0.47 if len(matrices) == 1 else 0.29) * len(names), sharey=True)
     for ax, (title, found) in zip(axes.flat, matrices.items(), strict=True):
         image = _draw(ax, found.reindex(index=names, columns=names).to_numpy(dtype=float), 8 if len(matrices) == 1 else 6)
@@ -121,7 +113,7 @@ def _chains(section: Section, table: pd.DataFrame) -> list[Plate]:
     table = table[table["kind"] == "subjects"]
     found, k = _at_one_k(section, table)
     chains = {name: _pairs(lines) for name, (_, lines) in found.items()}
-    looks = looks_of(_ordered(list(table["metric"])))
+    looks = looks_of(ordered(set(table["metric"]), METRICS))
     several = max((len(own) for lines in chains.values() for _, own in lines.groupby(["a", "b", "metric"])), default=0) > 1
     joined = "means of runs; ticks and bars: mean with 95 % Student t interval" if several else "values of one run (n = 1)"
     caption = (
