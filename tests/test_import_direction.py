@@ -7,7 +7,7 @@ import lit_degrade
 
 ORDER = [
     "subjects", "text.py", "tasks", "generation", "curvature", "perturbations", "measures",
-    "criticality", "stimuli", "records", "evidence", "modules", "callbacks", "run.py", "grids",
+    "criticality", "pruning", "faults", "adversarial", "stimuli", "records", "evidence", "modules", "callbacks", "run.py", "grids",
 ]  # fmt: skip
 """From what everything may use to what only the command line uses."""
 

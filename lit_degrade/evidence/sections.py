@@ -13,6 +13,7 @@ from lit_degrade.evidence.claims import Design
 from lit_degrade.evidence.criticality import read_criticality
 from lit_degrade.evidence.doses import read_doses
 from lit_degrade.evidence.exchange_rates import read_rates
+from lit_degrade.evidence.findings import read_findings
 from lit_degrade.evidence.groups import Group, OutlierFilter, label, make_groups, mark_outliers, varying
 from lit_degrade.evidence.rankings import agreement_of_runs
 from lit_degrade.evidence.runs import Runs
@@ -39,6 +40,8 @@ class Section:
     """a row per dose that costs as much as was asked for (see `read_rates`)"""
     criticality: dict[str, pd.DataFrame] = field(default_factory=dict)
     """by name of a file, what runs left in it (see `read_criticality`); for rankings, how far those of runs agree"""
+    findings: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """by name of a file, what runs left in it (see `read_findings`)"""
 
     def outcomes(self) -> list[str]:
         """Outcomes of the design that some run has."""
@@ -70,9 +73,10 @@ def make_sections(runs: Runs, designs: Sequence[Design], rule: OutlierFilter | N
         (doses, broken), (rates, also_broken) = read_doses(rows), read_rates(rows)
         criticality, faults = read_criticality(rows)
         criticality[RANKINGS], unlike = agreement_of_runs(groups, criticality)
-        cautions = [*_cautions(rows), *broken, *also_broken, *faults, *unlike]
+        findings, flaws = read_findings(rows)
+        cautions = [*_cautions(rows), *broken, *also_broken, *faults, *unlike, *flaws]
         verdicts = judge(design.claims, rows, runs.condition_names)
-        found.append(Section(design, rows, names, groups, verdicts, cautions, doses, rates, criticality))
+        found.append(Section(design, rows, names, groups, verdicts, cautions, doses, rates, criticality, findings))
     return found
 
 
