@@ -45,6 +45,17 @@ def _first_lines(folder: str) -> dict[str, str]:
     }
 
 
+def _analyses() -> dict[str, str]:
+    """Verb and question of each config, which is all that an analysis needs beside its module."""
+    found = {}
+    for path in sorted(Path("configs").glob("*.yaml")):
+        lines = path.read_text().splitlines()
+        question = lines[0].removeprefix("# Question: ") if lines else ""
+        verb = next((line.partition("lit_degrade ")[2].split()[0] for line in lines if "-m lit_degrade " in line), "?")
+        found[path.stem] = f"{verb:<8}{question}"
+    return found
+
+
 KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "subjects": _subjects,
     "stimuli": lambda: STIMULI,
@@ -60,6 +71,7 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "protocols": lambda: PROTOCOLS,
     "precisions": lambda: PRECISIONS,
     "adapters": lambda: ADAPTERS,
+    "analyses": _analyses,
     "configs": lambda: _first_lines("configs"),
     "sweeps": lambda: _first_lines("sweeps"),
     "claims": _claims,

@@ -119,9 +119,12 @@ class DegradeCLI(LightningCLI):
         subject = options.model.init_args.subject
         attack = self._attack_arguments(options) if options.attacked_by else None
         inputs = self._identify(options, subject)
-        if attack:
-            inputs["attack"] = resolve(attack).run_id
+        before = resolve(attack) if attack else None
+        if before:
+            inputs["attack"] = before.run_id
         self.record = RunRecord(str(self.subcommand), config, inputs)
+        if before:
+            self.record.ancestors = [*before.ancestors, before.folder]
         if self.resolve_only:
             raise Resolved(self.record)
         self._refuse_recorded(options.repeat)

@@ -283,6 +283,7 @@ def test_claims_files_of_the_suite_load() -> None:
         "healing",
         "audit",
         "criticality",
+        "pruning",
     }
     with pytest.raises(UserError, match="cannot be read"):
         load_designs(Path("nowhere.yaml"))

@@ -8,16 +8,16 @@ from lightning.pytorch.loggers import WandbLogger
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import paths
 from lit_degrade.records.tracking import log_artifact, log_outputs, use_subject
-from lit_degrade.subjects.lineage import write_lineage
-from lit_degrade.subjects.loading import weights_sha256
+from lit_degrade.subjects.loading import save_stage, weights_sha256
 
 
 class RegisterArtifacts(pl.Callback):
     """Save the trained subject into the record and register everything kept there with W&B.
 
     Lineage is by content: `lineage.json` beside the saved weights, the record's manifest and each artifact's metadata name
-    every stage from the intact subject to this one, with hashes. Online, W&B's own lineage is drawn too (the subject that the
-    run started from is used, the one that it made is logged).
+    every stage from the intact subject to this one, with hashes, of the saved files too: a folder that holds others is not
+    loaded. Online, W&B's own lineage is drawn too (the subject that the run started from is used, the one that it made is
+    logged).
     """
 
     def __init__(self, save_subject: bool = True) -> None:
@@ -33,13 +33,11 @@ class RegisterArtifacts(pl.Callback):
             before = [{**before[0], **_measured(pl_module, "pre")}]
         stage = {"run_id": record.run_id, "experiment": record.experiment, "sha256": record.hashes["subject_after"]}
         lineage = [*before, {**stage, **_measured(pl_module, "post")}]
-        record.notes["lineage"] = lineage
         kinds = {paths.STIMULUS: "stimulus", paths.SPECTRA: "spectra"}
         if self.save_subject:
-            folder = record.partial / paths.SUBJECT
-            subject.save(folder)
-            write_lineage(folder, lineage)
+            save_stage(subject, record.partial / paths.SUBJECT, lineage)
             kinds[paths.SUBJECT] = "subject"
+        record.notes["lineage"] = lineage
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
                 use_subject(logger, before)

@@ -107,7 +107,7 @@ def _rank(name: str, value: Fact, rows: pd.DataFrame) -> tuple[float, str]:
 
 def label(conditions: Mapping[str, Any]) -> str:
     """Conditions in few words: names for numbers only, alternatives with "or"."""
-    return ", ".join(_said(name, value) for name, value in conditions.items() if value is not None) or "all runs"
+    return ", ".join(_said(name, value) for name, value in conditions.items() if value not in (None, "")) or "all runs"
 
 
 def full_label(group: Group) -> str:

@@ -72,7 +72,7 @@ def profile_rows(own: Tables) -> Rows:
         row: dict[str, Any] = dict(zip(by, key, strict=True))
         row |= {"depth": _depth(row["depth"]), "runs": len(runs), "weights": runs["weights"].mean()}
         for name in values:
-            row |= _named(name, estimate(runs[name].dropna().to_numpy(dtype=float)))
+            row |= estimate_columns(name, estimate(runs[name].dropna().to_numpy(dtype=float)))
         found.append(row)
     return found
 
@@ -197,7 +197,7 @@ def cluster_rows(own: Tables) -> Rows:
 def _effect(draws: pd.DataFrame) -> dict[str, Any]:
     """What one way of perturbing a cluster costs."""
     what = {name: draws[name].iloc[0] for name in ("method", "level", "k")} | {"way": effect_words(draws).iloc[0]}
-    return what | _named("lost", estimate(draws[DAMAGE].to_numpy(dtype=float)))
+    return what | estimate_columns("lost", estimate(draws[DAMAGE].to_numpy(dtype=float)))
 
 
 def sites_words(lines: pd.DataFrame) -> str:
@@ -236,12 +236,12 @@ def correlation_rows(own: Tables) -> Rows:
     return [
         dict(zip(("kind", "metric", "a", "b"), key, strict=True))
         | {"things": span([int(n) for n in lines["n"].dropna()])}
-        | _named("spearman", estimate(lines["spearman"].dropna().to_numpy(dtype=float)))
+        | estimate_columns("spearman", estimate(lines["spearman"].dropna().to_numpy(dtype=float)))
         for key, lines in own[CORRELATIONS].groupby(["kind", "metric", "a", "b"], sort=False)
     ]
 
 
-def _named(name: str, it: Estimate) -> dict[str, Any]:
+def estimate_columns(name: str, it: Estimate) -> dict[str, Any]:
     """Columns of an estimate: its mean, interval, how many values it is of, and how many of them it leaves out."""
     row = {name: it.mean, f"{name}_low": it.interval.low, f"{name}_high": it.interval.high}
     return row | {f"{name}_n": it.n, f"{name}_not_finite": it.diverged}

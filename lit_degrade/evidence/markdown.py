@@ -1,5 +1,6 @@
 """The report as Markdown."""
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from lit_degrade.evidence.groups import Group, make_groups, varying
 from lit_degrade.evidence.runs import DEFECTS, read_runs
 from lit_degrade.evidence.summaries import Row, counted, filtered_runs
 from lit_degrade.evidence.verdicts import Verdict
+
+_SIGNS = re.compile(r"[\\`*~|]|\](?=[(\[:])|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])")
+"""What Markdown would not show: underscores within words and brackets that link to nothing are shown."""
 
 
 def markdown(made: Report) -> str:
@@ -90,7 +94,9 @@ def _verdict_line(verdict: Verdict) -> str:
 
 
 def _escaped(text: str) -> str:
-    return text.replace("|", "\\|")
+    """A text as a cell that says it to the letter: nothing in it ends a cell, is an element of HTML, or a sign of Markdown."""
+    text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _SIGNS.sub(lambda found: "".join("\\" + sign for sign in found[0]), text)
 
 
 def table_lines(table: Table) -> list[str]:

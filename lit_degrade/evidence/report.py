@@ -15,6 +15,7 @@ from lit_degrade.evidence.chapters import ANSWERS, Chapter, Report
 from lit_degrade.evidence.claims import Design, load_designs, shipped_designs
 from lit_degrade.evidence.criticality_tables import write_criticality_tables
 from lit_degrade.evidence.dose_tables import write_dose_tables
+from lit_degrade.evidence.fault_tables import write_fault_tables
 from lit_degrade.evidence.figures import draw
 from lit_degrade.evidence.groups import FILTER_METRICS, FilterMethod, OutlierFilter
 from lit_degrade.evidence.map_tables import write_map_tables
@@ -23,6 +24,7 @@ from lit_degrade.evidence.published import read_published
 from lit_degrade.evidence.runs import DEFECTS, REPORT, Runs, read_runs
 from lit_degrade.evidence.sections import make_sections
 from lit_degrade.evidence.summaries import counted, write_summary
+from lit_degrade.evidence.variant_tables import write_variant_tables
 from lit_degrade.inputs import VerbParser
 from lit_degrade.records.mode import wandb_mode
 
@@ -107,7 +109,7 @@ def _write(runs: Runs, designs: Sequence[Design], folders: list[Path], output: P
             folder = output / section.design.experiment
             folder.mkdir(parents=True, exist_ok=True)
             rows = write_summary(section, folder, rule)
-            writers = (write_dose_tables, write_criticality_tables, write_map_tables)
+            writers = (write_dose_tables, write_criticality_tables, write_map_tables, write_fault_tables, write_variant_tables)
             tables = [table for write in writers for table in write(section, folder)]
             chapters.append(Chapter(section, folder, draw(section, folder), rows, tables))
         made = Report(runs, chapters, folders, output, rule)

@@ -22,6 +22,8 @@ from lit_degrade.records.conditions import Fact
 from lit_degrade.records.plan import write_plan
 
 LAUNCHERS = ("local", "slurm")
+REPORTS = "reports"
+"""Folder below the results that pages about single sweeps are in."""
 UNFINISHED = (None, "interrupted")
 """States of runs that have nothing to show yet."""
 
@@ -37,6 +39,8 @@ class Planned:
     folder: Path
     state: str | None
     conditions: dict[str, Fact]
+    ancestors: tuple[str, ...]
+    """folders of the records of what was done to its subject before"""
 
 
 def sweep(args: Sequence[str]) -> int:
@@ -75,7 +79,8 @@ def sweep(args: Sequence[str]) -> int:
         jobs = " Jobs that were submitted go on." if options.launcher == "slurm" else ""
         print(f"Interrupted; the same command goes on from here.{jobs}", file=sys.stderr)
         return 130
-    return _conclude(runs, folder)
+    code = _conclude(runs, folder)
+    return _report(runs, folder.parents[1] / REPORTS / found.name, code) if options.report else code
 
 
 def plan(found: SweepFile, options: argparse.Namespace) -> list[Planned]:
@@ -93,8 +98,10 @@ def plan(found: SweepFile, options: argparse.Namespace) -> list[Planned]:
         if resolved.error:
             raise UserError(f"{found.path}: {_words(point, point)}: {resolved.error}")
         name = f"{resolved.run_id} {_words(point, varied)}"
-        folder = Path(resolved.folder)
-        runs.setdefault(resolved.run_id, Planned(name, args, resolved.run_id, folder, resolved.state, resolved.conditions))
+        run = Planned(
+            name, args, resolved.run_id, Path(resolved.folder), resolved.state, resolved.conditions, resolved.ancestors
+        )
+        runs.setdefault(run.run_id, run)
     return list(runs.values())
 
 
@@ -130,6 +137,17 @@ def _conclude(runs: list[Planned], logs: Path) -> int:
     if any(state in ("failed", "diverged") for _, state in states):
         print("Failed and diverged runs are run again with --retry.", file=sys.stderr)
     return 0 if all(state in ("done", "diverged") for _, state in states) else 1
+
+
+def _report(runs: list[Planned], output: Path, code: int) -> int:
+    """One page about these runs and what came before them; none while any of them has no record."""
+    from lit_degrade.evidence.report import report
+
+    if any(_state(run) is None for run in runs):
+        print("No report is made while runs have no record.", file=sys.stderr)
+        return code
+    folders = [*(folder for run in runs for folder in run.ancestors), *(str(run.folder) for run in runs)]
+    return report([*dict.fromkeys(folders), "--html", "--output", str(output)]) or code
 
 
 def _manifest(run: Planned) -> dict[str, Any]:
@@ -175,5 +193,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--results", metavar="DIR", help="added to every command line (default: what the runs say)")
     parser.add_argument("--max-runs", type=int, default=1000, metavar="N", help="refuse larger sweeps (default 1000)")
     parser.add_argument("--retry", action="store_true", help="run failed and diverged runs again")
+    parser.add_argument("--report", action="store_true", help="then make one page about these runs: reports/NAME/report.html")
     parser.add_argument("--dry-run", action="store_true", help="print the command lines and the state of their records")
     return parser

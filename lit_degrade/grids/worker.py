@@ -27,6 +27,8 @@ class Resolved:
     error: str = ""
     conditions: dict[str, Fact] = field(default_factory=dict)
     """what tells it from the other runs"""
+    ancestors: tuple[str, ...] = ()
+    """folders of the records of what was done to its subject before"""
 
 
 def resolve_all(command_lines: Sequence[list[str]], answers: Connection) -> None:
@@ -36,7 +38,9 @@ def resolve_all(command_lines: Sequence[list[str]], answers: Connection) -> None
     for args in command_lines:
         try:
             record = resolve(args)
-            answers.send(Resolved(record.run_id, str(record.folder), record.finished(), conditions=conditions(record.config)))
+            told = conditions(record.config)
+            ancestors = tuple(map(str, record.ancestors))
+            answers.send(Resolved(record.run_id, str(record.folder), record.finished(), "", told, ancestors))
         except UserError as error:
             answers.send(Resolved("", "", None, str(error)))
 

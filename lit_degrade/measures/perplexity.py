@@ -85,8 +85,12 @@ def token_nll(logits: Tensor, tokens: Tensor) -> Tensor:
         tokens: (batch, length) int64.
     Returns: (batch, length - 1) [nats]; entry t scores token t + 1.
     """
-    shifted = logits[:, :-1].float().flatten(0, 1)
-    return F.cross_entropy(shifted, tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
+    return _nll_of(logits[:, :-1], tokens[:, 1:])
+
+
+def _nll_of(logits: Tensor, expected: Tensor) -> Tensor:
+    """(batch, length) [nats] of the tokens that logits in the same places foretell."""
+    return F.cross_entropy(logits.float().flatten(0, 1), expected.flatten(), reduction="none").view(len(expected), -1)
 
 
 def batches(blocks: Tensor) -> Iterator[Tensor]:
@@ -95,17 +99,29 @@ def batches(blocks: Tensor) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def likelihood(logits_of: LogitsFunction, blocks: TokenStream) -> Likelihood:
-    """Score every token but the first of each block.
+def likelihood(logits_of: LogitsFunction, blocks: TokenStream, prefix: int | None = None) -> Likelihood:
+    """Score every token but the first of each block, or every token where a prefix stands before each.
 
     Args:
         logits_of: the subject.
         blocks: ids and byte counts (n, length).
+        prefix: token that is read before each block, as lm-evaluation-harness does with BOS or EOS; None: nothing is, and the
+            first token of a block has nothing to be foretold from. In both cases `length` tokens are read at once.
     """
     nll_sum, correct, tokens = 0.0, 0, 0
     for ids in batches(blocks.ids):
+        logits, expected = _foretold(logits_of, ids, prefix)
+        nll_sum += _nll_of(logits, expected).double().sum().item()
+        correct += int((logits.argmax(-1) == expected).sum())
+        tokens += expected.numel()
+    scored = slice(1 if prefix is None else 0, None)
+    return Likelihood(nll_sum, tokens, correct, int(blocks.byte_counts[:, scored].sum()))
+
+
+def _foretold(logits_of: LogitsFunction, ids: Tensor, prefix: int | None) -> tuple[Tensor, Tensor]:
+    """Logits, and on their device the tokens that they foretell in the same places."""
+    if prefix is None:
         logits = logits_of(ids)
-        nll_sum += token_nll(logits, ids.to(logits.device)).double().sum().item()
-        correct += int((logits[:, :-1].argmax(-1) == ids[:, 1:].to(logits.device)).sum())
-        tokens += ids[:, 1:].numel()
-    return Likelihood(nll_sum, tokens, correct, int(blocks.byte_counts[:, 1:].sum()))
+        return logits[:, :-1], ids[:, 1:].to(logits.device)
+    logits = logits_of(torch.cat([torch.full_like(ids[:, :1], prefix), ids[:, :-1]], 1))
+    return logits, ids.to(logits.device)

@@ -12,7 +12,7 @@ Continuation = tuple[Sequence[int], Sequence[int]]
 """token ids of a prompt, and of what followed it"""
 
 
-def _batches_of_like_length(lengths: dict[int, int]) -> Iterator[list[int]]:
+def batches_of_like_length(lengths: dict[int, int]) -> Iterator[list[int]]:
     """Keys of rows, longest first, such that a batch padded to its first has about BATCH_TOKENS tokens."""
     order = sorted(lengths, key=lambda i: -lengths[i])
     while order:
@@ -48,7 +48,7 @@ def continuation_nats(logits_of: LogitsFunction, continuations: Sequence[Continu
     rows = [[*prompt, *continuation] for prompt, continuation in continuations]
     first = [max(1, len(prompt)) for prompt, _ in continuations]
     nats = [math.nan] * len(rows)
-    for batch in _batches_of_like_length({i: len(row) for i, row in enumerate(rows) if len(row) > first[i]}):
+    for batch in batches_of_like_length({i: len(row) for i, row in enumerate(rows) if len(row) > first[i]}):
         longest = len(rows[batch[0]])
         nll = _nll(logits_of, torch.tensor([rows[i] + [pad] * (longest - len(rows[i])) for i in batch]))
         for i, of_row in zip(batch, nll, strict=True):

@@ -75,6 +75,8 @@ class RunRecord:
         parent = Path(config["results"]).expanduser() / self.experiment
         self.folder = parent / self.run_id
         self.partial = parent / f".{self.run_id}.partial"
+        self.ancestors: list[Path] = []
+        """folders of the records of what was done to the subject before, the earliest first"""
         self.summary: dict[str, Fact] = {}
         self.metrics: list[dict[str, float]] = []
         self.durations_s: dict[str, float] = {}

@@ -7,7 +7,8 @@ from typing import Any
 
 FILE = "lineage.json"
 Lineage = tuple[dict[str, Any], ...]
-"""One entry per stage, intact first: `name` or `run_id` and `experiment`, `sha256` of the weights, and measures where known."""
+"""One entry per stage, intact first: `name` or `run_id` and `experiment`, `sha256` of the weights, and measures where known;
+of a stage that a run has saved also `files_sha256`, of the files beside the lineage."""
 
 
 def read_lineage(folder: Path, name: str, sha256: str) -> Lineage:

@@ -18,7 +18,8 @@ from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Anatomy
 from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, GROUPS, HUB, LADDER, SubjectSpec
 from lit_degrade.subjects.hub import go_offline_if_unreachable, hub_endpoint
-from lit_degrade.subjects.lineage import Lineage, read_lineage
+from lit_degrade.subjects.lineage import FILE as LINEAGE
+from lit_degrade.subjects.lineage import Lineage, read_lineage, write_lineage
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32, "nf4": torch.float32}
 """dtype that the unquantised weights are loaded in, by precision."""
@@ -118,6 +119,13 @@ class Subject:
             self.processor.save_pretrained(folder)
 
 
+def save_stage(subject: Subject, folder: Path, lineage: list[dict[str, Any]]) -> None:
+    """Save a subject with its lineage, whose last stage gets the hash of the saved files: a folder with others is refused."""
+    subject.save(folder)
+    lineage[-1]["files_sha256"] = files_sha256(folder)
+    write_lineage(folder, lineage)
+
+
 def misread_rows(model: nn.Module) -> list[int]:
     """Row lengths of NF4 matrices that bitsandbytes decodes wrongly here, by decoding the same codes as one row and as many.
 
@@ -150,10 +158,10 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def files_sha256(folder: Path) -> str:
-    """Hash of the files that a local subject is loaded from, by name."""
+def files_sha256(folder: Path, without: str = "") -> str:
+    """Hash of the files that a local subject is loaded from, by name; one of them may be left out."""
     digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json")):
+    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json") and p.name != without):
         digest.update(path.name.encode())
         with path.open("rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
@@ -200,6 +208,16 @@ def locate(name: str) -> str:
     return name
 
 
+def _refuse_changed_files(folder: Path) -> None:
+    """Raise: UserError for a folder that holds other files than the run that wrote its lineage has saved there."""
+    saved = read_lineage(folder, "", "")[-1].get("files_sha256")
+    if saved and saved != (found := files_sha256(folder, without=LINEAGE)):
+        raise UserError(
+            f"Subject folder '{folder}' has been changed since it was saved: its files have the hash {found[:12]}, and its "
+            f"{LINEAGE} says {saved[:12]}."
+        )
+
+
 def load_subject(spec: SubjectSpec, seed: int, device: torch.device, train: bool) -> Subject:
     """Load a subject.
 
@@ -214,6 +232,8 @@ def load_subject(spec: SubjectSpec, seed: int, device: torch.device, train: bool
     from transformers import AutoTokenizer
 
     place = locate(spec.name)
+    if Path(place).is_dir():
+        _refuse_changed_files(Path(place))
     base = Path(place) / "base_subject.json"
     if base.is_file():
         return _load_adapted(spec, Path(place), json.loads(base.read_text()), seed, device, train)

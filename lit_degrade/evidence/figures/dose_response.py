@@ -228,21 +228,25 @@ def _broken(label: str) -> str:
 
 def _points(ax: Axes, panel: _Panel, looks: Mapping[str, Look]) -> None:
     """Every finite observation, on an axis of levels."""
-    places = _level_axis(ax, panel)
+    places = level_axis(ax, panel.variant, _levels(panel))
     for name, curve in panel.curves.items():
         for level, values in curve.items():
             finite = values[np.isfinite(values)]
             dots(ax, np.full(len(finite), places[level]), finite, looks[name])
 
 
-def _level_axis(ax: Axes, panel: _Panel) -> dict[float, float]:
+def _levels(panel: _Panel) -> set[float]:
+    return {level for curve in panel.curves.values() for level in curve}
+
+
+def level_axis(ax: Axes, variant: Variant, found: set[float]) -> dict[float, float]:
     """Scale and label of an axis of levels, on which damage grows to the right; returns where each level is."""
-    places, levels = _places(panel), sorted({level for curve in panel.curves.values() for level in curve})
+    places, levels = places_of_levels(found), sorted(found)
     note = "; ∞: not quantised]" if math.inf in levels else "]"
-    ax.set_xlabel(method_of(panel.variant.method).axis.removesuffix("]") + note)
+    ax.set_xlabel(method_of(variant.method).axis.removesuffix("]") + note)
     ax.update_datalim([(place, 0.0) for place in places.values()], updatey=False)
     sizes = np.abs([level for level in levels if level])
-    if panel.variant.counts_levels:
+    if variant.counts_levels:
         ax.set_xscale("log", base=2)
         ax.set_xlim(max(places.values()) * 1.3, min(places.values()) / 1.3)
         shown = levels[:: math.ceil(len(levels) / 7)]
@@ -258,9 +262,8 @@ def _level_axis(ax: Axes, panel: _Panel) -> dict[float, float]:
     return places
 
 
-def _places(panel: _Panel) -> dict[float, float]:
+def places_of_levels(levels: set[float]) -> dict[float, float]:
     """Level -> where it is on its axis: itself, but beyond all others where it is infinite."""
-    levels = {level for curve in panel.curves.values() for level in curve}
     finite = [level for level in levels if math.isfinite(level)] or [1.0]
     beyond = max(finite) * max(2.0, (max(finite) / min(finite)) ** 0.2) if math.inf in levels else math.inf
     return {level: min(level, beyond) for level in levels}
@@ -268,7 +271,7 @@ def _places(panel: _Panel) -> dict[float, float]:
 
 def _means(ax: Axes, panel: _Panel, looks: Mapping[str, Look]) -> None:
     """Means, intervals, the lines that join the means, and crosses where something is not finite."""
-    places = _places(panel)
+    places = places_of_levels(_levels(panel))
     for i, (name, curve) in enumerate(panel.curves.items()):
         look, finite = looks[name], {level: values[np.isfinite(values)] for level, values in curve.items()}
         means = {places[level]: float(values.mean()) for level, values in finite.items() if len(values)}

@@ -8,7 +8,10 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from lit_degrade.evidence.figures.adversarial import adversarial_plates
 from lit_degrade.evidence.figures.bars import bar_plates
+from lit_degrade.evidence.figures.benchmarks import benchmark_plates
+from lit_degrade.evidence.figures.bits import bit_plates
 from lit_degrade.evidence.figures.dose_response import dose_plates
 from lit_degrade.evidence.figures.effects import effect_plates
 from lit_degrade.evidence.figures.exchange_rates import rate_plates
@@ -16,10 +19,12 @@ from lit_degrade.evidence.figures.ladder import ladder_plates
 from lit_degrade.evidence.figures.looks import STYLE
 from lit_degrade.evidence.figures.maps import map_plates
 from lit_degrade.evidence.figures.panels import Plate
+from lit_degrade.evidence.figures.pruning import pruning_plates
 from lit_degrade.evidence.figures.scaling_curve import curve_plates
 from lit_degrade.evidence.figures.spectra import spectra_plates
 from lit_degrade.evidence.figures.stability import stability_plates
 from lit_degrade.evidence.figures.trajectories import trajectory_plates
+from lit_degrade.evidence.figures.variants import variant_plates
 from lit_degrade.evidence.sections import Section
 
 
@@ -49,7 +54,7 @@ def draw(section: Section, folder: Path) -> list[Drawing]:
 
 
 def compose(section: Section) -> list[Plate]:
-    """The figures of a section: the main figure, exchange rates, doses, criticality, trajectories, spectra."""
+    """The figures of a section: the main figure, those of tables that runs left, trajectories, spectra."""
     with mpl.rc_context(STYLE):
         main = curve_plates(section) or ladder_plates(section) or bar_plates(section)
         return [
@@ -59,6 +64,11 @@ def compose(section: Section) -> list[Plate]:
             *effect_plates(section),
             *stability_plates(section),
             *map_plates(section),
+            *bit_plates(section),
+            *adversarial_plates(section),
+            *pruning_plates(section),
+            *benchmark_plates(section),
+            *variant_plates(section),
             *trajectory_plates(section),
             *spectra_plates(section),
         ]

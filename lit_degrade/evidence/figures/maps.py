@@ -82,9 +82,9 @@ def _score_page(scores: pd.DataFrame) -> Figure:
     figure, axes = panel_grid(len(metrics), 0.6 + 0.17 * len(rows), 0.3)
     for ax, metric in zip(axes.flat, metrics, strict=False):
         cells = score_cells(scores[scores["metric"] == metric])
-        norm = _norm(cells.to_numpy(dtype=float), below_zero=signed(metric))
+        norm = norm_of(cells.to_numpy(dtype=float), below_zero=signed(metric))
         colours = heat(ax, grid_of(cells, rows), norm, grid_of(~np.isfinite(cells), rows))
-        _bar(figure, ax, colours, f"mean score\n[{unit_of(metric)}]")
+        colour_bar(figure, ax, colours, f"mean score\n[{unit_of(metric)}]")
         ax.set_title(metric_of(metric))
     figure.supxlabel("depth [block]", fontsize=8)
     return figure
@@ -124,12 +124,12 @@ def _ablation_page(lines: pd.DataFrame) -> Figure:
     rows = [*components_of(lines[~whole]), *([WHOLE] if whole.any() else [])]
     ways = list(units.groupby("way", sort=False))[:WAYS]
     figure, axes = canvas(len(ways), 1, 0.5 + len(ways) * (0.5 + 0.2 * len(rows)))
-    norm = _norm(units["lost"].to_numpy(dtype=float), below_zero=True)
+    norm = norm_of(units["lost"].to_numpy(dtype=float), below_zero=True)
     for ax, (way, found) in zip(axes.flat, ways, strict=True):
         cells = found.groupby(["component", "depth"])[["lost", "lost_not_finite"]].max()
         colours = heat(ax, grid_of(cells["lost"], rows), norm, grid_of(cells["lost_not_finite"] > 0, rows), ".2g")
         ax.set_title(str(way))
-    _bar(figure, axes, colours, outcome_of(DAMAGE).axis)
+    colour_bar(figure, axes, colours, outcome_of(DAMAGE).axis)
     figure.supxlabel("depth [block]", fontsize=8)
     return figure
 
@@ -159,7 +159,7 @@ def _correlated(section: Section, name: str, lines: pd.DataFrame, what: str, pag
 def _metric_page(lines: pd.DataFrame) -> Figure:
     found = correlations_of(lines).rename(index=metric_of, columns=metric_of)
     figure, axes = canvas(1, 1, 1.6 + 0.36 * len(found))
-    _bar(figure, axes, heat(axes[0, 0], found, Normalize(-1, 1), numbers="z.2f"), CORRELATION)
+    colour_bar(figure, axes, heat(axes[0, 0], found, Normalize(-1, 1), numbers="z.2f"), CORRELATION)
     for text in axes[0, 0].get_xticklabels():
         text.set(rotation=30, ha="right", rotation_mode="anchor")
     return figure
@@ -171,13 +171,13 @@ def _depth_page(lines: pd.DataFrame) -> Figure:
     for ax, metric in zip(axes.flat, metrics, strict=False):
         colours = heat(ax, correlations_of(lines[lines["metric"] == metric]), Normalize(-1, 1), numbers="z.2f")
         ax.set_title(metric_of(metric))
-    _bar(figure, axes, colours, CORRELATION)
+    colour_bar(figure, axes, colours, CORRELATION)
     figure.supxlabel("depth [block]", fontsize=8)
     figure.supylabel("depth [block]", fontsize=8)
     return figure
 
 
-def _norm(values: Values, below_zero: bool) -> Normalize:
+def norm_of(values: Values, below_zero: bool) -> Normalize:
     """Scale of colours: logarithmic, or with a sign and centred on 0."""
     good = values[drawable(values) & ((values != 0) if below_zero else (values > 0))]
     most = float(np.abs(good).max()) if len(good) else 1.0
@@ -245,7 +245,7 @@ def _shown(names: Sequence[Any]) -> list[int]:
     return [i for i, name in enumerate(names) if not str(name).isdigit() or int(name) % stride == 0]
 
 
-def _bar(figure: Figure, axes: Any, colours: ScalarMappable, label: str) -> None:
+def colour_bar(figure: Figure, axes: Any, colours: ScalarMappable, label: str) -> None:
     """A colour bar beside some axes, with few ticks."""
     bar, norm = figure.colorbar(colours, ax=axes, label=label, aspect=14 * len(np.atleast_1d(axes)), pad=0.02), colours.norm
     low, high = bar.ax.get_ylim()

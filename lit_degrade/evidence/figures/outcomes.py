@@ -41,6 +41,7 @@ OUTCOMES = {
     "path_length": Outcome("length of the path of weights", "L2 norm of weights"),
     "displacement": Outcome("displacement of weights", "L2 norm of weights"),
     "drift": Outcome("drift of weights", "relative L2 norm"),
+    "reconstruction_error": Outcome("reconstruction error", "share of the norm of outputs"),
 }
 TEXT_MEASURES = {
     "distinct_1": Outcome("different words", "share of words"),
@@ -109,6 +110,51 @@ MODES = {"global": "of all weights", "per_layer": "of each matrix"}
 """Of what a set of weights has the highest scores."""
 
 
+CONSTRAINTS = {"in_range": "values stay in range", "free": "any value"}
+"""What a flipped bit may make of a weight."""
+FLIP_ARMS = {
+    "search": "gradient search",
+    "random": "random bits",
+    "random_exponent": "random exponent bits",
+    "top_magnitude": "largest weights",
+}
+"""How bits to flip are chosen: the search, then its controls."""
+OUTCOMES |= {
+    f"flips_{constraint}_{arm}": Outcome(f"flips to collapse, {rule}: {label}", "flips")
+    for constraint, rule in CONSTRAINTS.items() for arm, label in FLIP_ARMS.items()
+}  # fmt: skip
+OUTCOMES |= {
+    f"factor_{constraint}_{arm}": Outcome(f"flips to collapse, {rule}: {label} over the search", "ratio")
+    for constraint, rule in CONSTRAINTS.items() for arm, label in FLIP_ARMS.items() if arm != "search"
+}  # fmt: skip
+ATTACKS = {"random": "random noise", "fgsm": "FGSM", "pgd": "PGD"}
+"""How embeddings of the input are changed: the control, then the attacks."""
+TOKEN_ATTACKS = {"random": "random tokens", "gradient": "tokens by gradient", "characters": "swapped letters"}
+"""How tokens of the input are changed: the control, then the attacks."""
+NORMS = {"linf": "L\N{INFINITY}", "l2": "L2"}
+"""In what the change of an embedding is measured."""
+UNITS = {"embedding_rms": "× RMS of embeddings", "row_norm": "× median row length"}
+"""Of the size of such a change."""
+OUTCOMES |= {
+    f"{attack}_over_{other}_{norm}": Outcome(f"loss by {ATTACKS[attack]} less that by {ATTACKS[other]}, {label}", _NATS)
+    for attack, other in (("fgsm", "random"), ("pgd", "fgsm")) for norm, label in NORMS.items()
+}  # fmt: skip
+
+PRUNERS = {"wanda": "Wanda", "sparsegpt": "SparseGPT"}
+"""Methods of pruning that are no metrics."""
+BENCHMARK_METRICS = {
+    "acc": Outcome("correct answers", _PERCENT, 100),
+    "accuracy": Outcome("correct answers", _PERCENT, 100),
+    "acc_norm": Outcome("correct, length-normalised", _PERCENT, 100),
+    "perplexity": Outcome("perplexity", "exp of mean loss"),
+    "token_accuracy": Outcome("correct tokens", _PERCENT, 100),
+    "word_perplexity": Outcome("perplexity", "per word"),
+    "byte_perplexity": Outcome("perplexity", "per byte"),
+    "bits_per_byte": Outcome("loss", "bits/byte"),
+}
+"""Metrics of benchmarks."""
+
+
 def outcome_of(name: str) -> Outcome:
     """How an outcome is written; what is not listed is shown as it was recorded."""
     measure = name.rpartition(".")[2]
@@ -127,6 +173,16 @@ def method_of(name: str) -> Method:
 def metric_of(name: str) -> str:
     """How a metric is written; what is not listed is shown by its name."""
     return METRICS.get(name, words(name))
+
+
+def pruner_of(name: str) -> str:
+    """How a method of pruning is written; what is not listed is shown by its name."""
+    return PRUNERS.get(name, metric_of(name))
+
+
+def benchmark_metric_of(name: str) -> Outcome:
+    """How a metric of a benchmark is written; what is not listed is shown as it was recorded."""
+    return BENCHMARK_METRICS.get(name) or outcome_of(name)
 
 
 def words(name: str) -> str:

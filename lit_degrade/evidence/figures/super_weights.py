@@ -174,7 +174,7 @@ def _cluster_page(lines: pd.DataFrame, draws: pd.DataFrame) -> Figure:
     shown = lines.dropna(subset=["kmeans", "x", "y"])
     _scatter(left, shown, looks)
     names = [site_words(*site) for site in zip(shown["component"], shown["depth"], strict=True)]
-    _labels(figure, left, shown[["x", "y"]].to_numpy(dtype=float), names)
+    name_points(figure, left, shown[["x", "y"]].to_numpy(dtype=float), names)
     return figure
 
 
@@ -219,7 +219,7 @@ def site_words(component: str, depth: float) -> str:
     return words(component) + ("" if math.isnan(depth) else f" {depth:.0f}")
 
 
-def _labels(figure: Figure, ax: Axes, places: Values, names: Sequence[str]) -> None:
+def name_points(figure: Figure, ax: Axes, places: Values, names: Sequence[str]) -> None:
     """Names beside their points, where they cover neither points nor other names; far ones with a line."""
     figure.draw_without_rendering()  # the layout decides how much room there is
     scale = 72 / figure.dpi

@@ -1,0 +1,44 @@
+"""Names of attacks on inputs, norms and units; imports nothing heavy."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+Norm = Literal["linf", "l2"]
+
+
+@dataclass(frozen=True)
+class Attack:
+    """A way to change inputs."""
+
+    says: str
+    differentiates: bool = True
+    """whether it needs the gradient of the loss by the inputs"""
+    random: bool = True
+    """whether it draws random numbers"""
+
+
+ATTACKS: dict[str, Attack] = {
+    "random": Attack("random signs (linf), or a random direction in every row (l2), of full size: the control", False),
+    "fgsm": Attack(
+        "one step along the sign of the gradient, or the gradient of every row (Goodfellow et al. 2015)", random=False
+    ),
+    "pgd": Attack("projected gradient ascent from a random start, best iterate kept (Madry et al. 2018)"),
+}
+"""On embeddings of text."""
+NORMS: dict[str, str] = {
+    "linf": "largest change of any entry; unit: root mean square of the embedded text (embedding_rms)",
+    "l2": "length of the change of any token's row; unit: median length of a row of the embedded text (row_norm)",
+}
+UNITS: dict[str, str] = {"linf": "embedding_rms", "l2": "row_norm"}
+TOKEN_ATTACKS: dict[str, Attack] = {
+    "gradient": Attack("the best of the replacements that one gradient proposes, again and again (HotFlip)", random=False),
+    "random": Attack("random tokens at random places: the control", False),
+    "characters": Attack("two neighbouring letters of a random word swapped, where that leaves the number of tokens", False),
+}
+"""On tokens."""
+
+
+def radius_fault(epsilon: float) -> str | None:
+    """What is wrong with the size of a change, if anything."""
+    return None if math.isfinite(epsilon) and epsilon >= 0 else f"epsilon {epsilon:g}: expected a finite number from 0."

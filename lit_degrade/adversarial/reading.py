@@ -1,0 +1,64 @@
+"""A subject that reads attacked embeddings: the changes of whole texts and of a prompt, likelihoods and answers under them."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from lit_degrade.adversarial.catalog import Norm
+from lit_degrade.adversarial.embeddings import attacked, embedding_changed, loss_of, no_change, shifted
+from lit_degrade.generation.generator import Continuation, TextGenerator
+from lit_degrade.generation.queries import Query
+from lit_degrade.measures.perplexity import LogitsFunction, batches
+from lit_degrade.subjects.loading import Subject
+
+
+def attack_text(
+    subject: Subject, ids: Tensor, attack: str, norm: Norm, radius: float, steps: int, draws: Callable[[int], torch.Generator]
+) -> Tensor:
+    """Changes of the embeddings of text that raise the loss of its own next tokens, (n, length, hidden) float32.
+
+    Args:
+        subject: under attack.
+        ids: sequences (n, length), each attacked by itself.
+        attack: random, fgsm or pgd.
+        norm: whose ball.
+        radius: of the ball.
+        steps: of pgd.
+        draws: generator of a sequence, by its number.
+    """
+    parts, done = [], 0
+    for batch in batches(ids):
+        own = [draws(row) for row in range(done, done + len(batch))]
+        parts.append(attacked(attack, loss_of(subject, batch, batch), no_change(subject, batch), norm, radius, steps, own))
+        done += len(batch)
+    return torch.cat(parts)
+
+
+def attack_prompt(
+    subject: Subject, said: Continuation, attack: str, norm: Norm, radius: float, steps: int, draws: torch.Generator
+) -> Tensor:
+    """Changes of a prompt's embeddings that raise the loss of what the subject wrote after it, (1, length, hidden) float32."""
+    tokens, first = torch.tensor([said.prompt_ids + said.ids]), len(said.prompt_ids)
+    zero = no_change(subject, tokens[:, :first])
+    return attacked(attack, loss_of(subject, tokens, tokens, first), zero, norm, radius, steps, [draws])
+
+
+def changed_logits(subject: Subject, logits_of: LogitsFunction, delta: Tensor) -> LogitsFunction:
+    """The subject where the embeddings of text, taken batch after batch, are changed by the rows of `delta`."""
+    done = 0
+
+    def changed(ids: Tensor) -> Tensor:
+        nonlocal done
+        done += len(ids)
+        with embedding_changed(subject, shifted(delta[done - len(ids) : done])):
+            return logits_of(ids)
+
+    return changed
+
+
+def continued(writer: TextGenerator, query: Query, change: Callable[[Tensor], Tensor]) -> Continuation:
+    """What a subject writes after a prompt whose embeddings go through `change`; what it writes is embedded as ever."""
+    with embedding_changed(writer.subject, change, once=True):
+        (made,) = writer([query])
+    return made

@@ -1,0 +1,239 @@
+"""How few bits must flip for a subject to collapse, searched for or drawn? `test --config configs/bit_search.yaml`."""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lit_degrade.criticality.ranking import Weights
+from lit_degrade.errors import UserError, unknown
+from lit_degrade.faults.arms import CONTROLS, collapse_of, control_flips, first_collapse
+from lit_degrade.faults.catalog import CONSTRAINTS, SEARCH
+from lit_degrade.faults.flips import bit_class, flipped
+from lit_degrade.faults.scores import Candidate
+from lit_degrade.faults.search import Limits, bit_search, limits_of
+from lit_degrade.measures.perplexity import Likelihood, likelihood
+from lit_degrade.modules.base import SubjectModule
+from lit_degrade.perturbations.catalog import PerturbationSettings
+from lit_degrade.perturbations.storage import stored
+from lit_degrade.perturbations.targets import sites_of
+from lit_degrade.records import paths
+from lit_degrade.seeds import generator
+from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.subjects.loading import load_subject
+from lit_degrade.text import TextSource
+
+_OF_A_FLIP = ("parameter", "component", "depth", "index", "bit", "bit_class", "value", "value_flipped", "predicted")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A sequence of flips to be measured."""
+
+    constraint: str
+    arm: str
+    draw: int
+
+    @property
+    def labels(self) -> dict[str, Any]:
+        """Columns that name it."""
+        return {"constraint": self.constraint, "arm": self.arm, "draw": self.draw}
+
+
+class BitSearchModule(SubjectModule):
+    """Flip the worst bits one after the other until the subject has collapsed, and count the flips that controls need."""
+
+    verbs = ("test",)
+    headline = ("probe_tokens", "token_accuracy_pre", "threshold")
+
+    def __init__(
+        self,
+        subject: SubjectSpec,
+        text: TextSource,
+        seed: int,
+        target: str = "blocks",
+        layers: str = "all",
+        constraints: Sequence[str] = tuple(CONSTRAINTS),
+        controls: Sequence[str] = CONTROLS,
+        candidates: int = 32,
+        search_blocks: int = 4,
+        budget: int = 500,
+        control_budget: int = 65536,
+        draws: int = 5,
+    ) -> None:
+        """Describe the search.
+
+        Args:
+            subject: the patient; every flip is undone.
+            text: calibration text, on which is searched, and probe text, on which is measured.
+            seed: of calibration blocks and controls.
+            target: which weights (`list targets`).
+            layers: depths of the target, counted from 0: numbers and ranges, as in 0-3,7.
+            constraints: what a flipped weight may be: in_range (finite, no larger than the largest of its tensor), free.
+            controls: random (any weight, any bit), random_exponent (any exponent bit), top_magnitude (the largest weights).
+            candidates: flips of highest first-order score whose loss is measured at every step.
+            search_blocks: blocks of calibration text for gradients and losses.
+            budget: most flips of a search.
+            control_budget: most flips of a control.
+            draws: of every control.
+        """
+        super().__init__(subject, text, seed)
+        self.target = PerturbationSettings("bit_flip", target, layers)
+        for kind, names, known in (("constraint", constraints, CONSTRAINTS), ("control", controls, CONTROLS)):
+            for name in names:
+                if name not in known:
+                    raise unknown(kind, name, known)
+        counts = {
+            "candidates": candidates, "search_blocks": search_blocks, "budget": budget, "control_budget": control_budget,
+            "draws": draws, "constraints": len(constraints),
+        }  # fmt: skip
+        for name, count in counts.items():
+            if count < 1:
+                raise UserError(f"{name}={count}: expected 1 or more.")
+        if subject.precision == "nf4":
+            raise UserError("A search needs gradients, which weights at precision 'nf4' lack. Use fp32, bf16, fp16 or int8.")
+        self.constraints, self.controls, self.draws = list(dict.fromkeys(constraints)), list(dict.fromkeys(controls)), draws
+        self.candidates, self.search_blocks = candidates, search_blocks
+        self.budget, self.control_budget = budget, control_budget
+        self.limits: dict[str, Limits] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.collapses: list[dict[str, Any]] = []
+        self.before: Likelihood
+
+    def prepare(self, device: torch.device) -> None:
+        """Load the subject, find the weights, cut the text, and measure.
+
+        Raises: UserError for a subject that has collapsed to begin with.
+        """
+        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
+        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+        self.weights = Weights(self.subject, sites_of(self.subject, self.target))
+        stream = self.text.tokens("calibration", self.subject.tokenizer)
+        blocks = stream.blocks(self.text.block, max(self.search_blocks, len(stream.ids) // self.text.block)).ids
+        self.ids = blocks[torch.randperm(len(blocks), generator=generator(self.seed, "calibration"))[: self.search_blocks]]
+        self.collapse, self.before = collapse_of(self.probe.ids), likelihood(self.logits, self.probe)
+        if self.before.token_accuracy <= self.collapse.threshold:
+            raise UserError(
+                f"'{self.spec.name}' has token accuracy {self.before.token_accuracy:.4f} when intact: expected more than "
+                f"{self.collapse.threshold:.4f}, two standard errors above the best constant answer."
+            )
+        self.cells = [
+            Cell(constraint, arm, draw)
+            for constraint in self.constraints
+            for arm in (SEARCH, *self.controls)
+            for draw in range(1 if arm == SEARCH else self.draws)
+        ]
+
+    def test_dataloader(self) -> DataLoader[Tensor]:
+        """Index of every search, and of every draw of a control."""
+        return DataLoader(range(len(self.cells)), batch_size=None)  # type: ignore[arg-type]
+
+    def on_test_start(self) -> None:
+        """Remember the intact subject."""
+        self.keep_hash()
+        self.limits = {name: limits_of(self.subject, self.weights.parameters, name) for name in self.constraints}
+        self.record.add(
+            weights=len(self.weights),
+            search_tokens=self.ids.numel(),
+            probe_tokens=self.before.tokens,
+            chance=self.collapse.chance,
+            threshold=self.collapse.threshold,
+            **self.before.facts("pre"),
+        )
+        self.bar = self.progress("flipping", len(self.cells))
+        self.bar.__enter__()
+
+    def test_step(self, batch: int, batch_idx: int) -> None:
+        """One search, or one draw of a control."""
+        cell = self.cells[batch]
+        self._add_row(cell, 0, None, self.before)
+        found, budget = self._search(cell) if cell.arm == SEARCH else self._control(cell)
+        facts = {"budget": budget, "threshold": self.collapse.threshold}
+        self.collapses.append(
+            {**cell.labels, "flips": budget if found is None else found, "collapsed": found is not None, **facts}
+        )
+        self.bar.advance()
+
+    def _search(self, cell: Cell) -> tuple[int | None, int]:
+        """Flips that a search takes to a collapse, and its budget."""
+        collapsed: list[bool] = []
+
+        def done(worst: Candidate) -> bool:
+            collapsed.append(self._add_row(cell, len(collapsed) + 1, worst, likelihood(self.logits, self.probe)))
+            return collapsed[-1]
+
+        limits = self.limits[cell.constraint]
+        bit_search(self.subject, self.ids, self.weights, self.candidates, self.budget, limits, done)
+        return (len(collapsed) if any(collapsed) else None), self.budget
+
+    def _control(self, cell: Cell) -> tuple[int | None, int]:
+        """Flips of a control to a collapse, and its budget: smaller where the target has fewer weights that may flip."""
+        limits = self.limits[cell.constraint]
+        flips = control_flips(self.subject, self.weights, cell.arm, self.control_budget, limits, self.seed, cell.draw)
+
+        def collapsed(n: int) -> bool:
+            with flipped(self.subject, [candidate.flip for candidate in flips[:n]]):
+                return self._add_row(cell, n, flips[n - 1], likelihood(self.logits, self.probe))
+
+        return first_collapse(collapsed, len(flips)), len(flips)
+
+    def _add_row(self, cell: Cell, n: int, last: Candidate | None, measured: Likelihood) -> bool:
+        """Keep what n flips cost, the last of which is given; returns whether the subject has collapsed."""
+        collapsed = measured.token_accuracy <= self.collapse.threshold
+        self.rows.append(
+            {**cell.labels, "flip": n, **self._facts(last), **measured.damage(self.before), "collapsed": collapsed}
+        )
+        return collapsed
+
+    def _facts(self, last: Candidate | None) -> dict[str, Any]:
+        """Columns of a flip, all empty where there is none; those of controls are not predicted."""
+        if last is None:
+            return dict.fromkeys(_OF_A_FLIP)
+        flip, site = last.flip, last.site
+        kind = bit_class(stored(self.subject.model, flip.parameter).format, flip.bit)
+        predicted = None if math.isnan(last.predicted) else last.predicted
+        where = (flip.parameter, site.component, site.depth, flip.index, flip.bit, kind)
+        return dict(zip(_OF_A_FLIP, (*where, last.value, last.value_flipped, predicted), strict=True))
+
+    def on_test_epoch_end(self) -> None:
+        """Write the tables, and make sure that the subject is what it was."""
+        self.bar.__exit__()
+        self.check_restored()
+        self.record.save_table(paths.BIT_SEARCH, sorted(self.rows, key=self._place))
+        self.record.save_table(paths.COLLAPSE, self.collapses)
+        for constraint in self.constraints:
+            self.record.add(**summarised([row for row in self.collapses if row["constraint"] == constraint], constraint))
+
+    def _place(self, row: Mapping[str, Any]) -> tuple[int, int]:
+        """Order of the rows: as sequences are measured, each by number of flips."""
+        return self.cells.index(Cell(row["constraint"], row["arm"], row["draw"])), row["flip"]
+
+
+def summarised(rows: Sequence[dict[str, Any]], constraint: str) -> dict[str, Any]:
+    """Columns of the summary: flips of the search; of each control the median, how many draws collapsed, and the factor.
+
+    A draw that did not collapse counts as infinitely many flips. Where the median is such a draw, `at_least` is True: the
+    flips are then the median with those draws at their budget, and they and the factor are lower bounds. There is no factor
+    where the search found no collapse within its budget.
+    """
+    by_arm: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        by_arm.setdefault(row["arm"], []).append(row)
+    (search,) = by_arm.pop(SEARCH)
+    facts: dict[str, Any] = {f"{constraint}_flips": search["flips"], f"{constraint}_collapsed": search["collapsed"]}
+    for arm, draws in by_arm.items():
+        median = statistics.median(row["flips"] if row["collapsed"] else math.inf for row in draws)
+        at_least = math.isinf(median)
+        flips = statistics.median(row["flips"] for row in draws) if at_least else median
+        facts |= {
+            f"{constraint}_{arm}_flips": flips,
+            f"{constraint}_{arm}_collapsed": sum(row["collapsed"] for row in draws),
+            f"{constraint}_{arm}_factor": flips / search["flips"] if search["collapsed"] else None,
+            f"{constraint}_{arm}_at_least": at_least,
+        }
+    return facts

@@ -1,0 +1,250 @@
+"""One subject as given, pruned, noisy and attacked, side by side: `test --config configs/comparison.yaml`."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from textwrap import shorten
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from lit_degrade.adversarial.catalog import ATTACKS, Norm, radius_fault
+from lit_degrade.adversarial.embeddings import embedded, logits, shifted, units
+from lit_degrade.adversarial.reading import attack_prompt, attack_text, changed_logits, continued
+from lit_degrade.errors import UserError, unknown
+from lit_degrade.generation.generator import Continuation, Decoding, TextGenerator
+from lit_degrade.generation.queries import Query
+from lit_degrade.measures.perplexity import Likelihood, likelihood
+from lit_degrade.modules.base import SubjectModule
+from lit_degrade.perturbations.catalog import PerturbationSettings, check_dose
+from lit_degrade.perturbations.edits import Dose, edits, perturbed
+from lit_degrade.perturbations.edits import totals as edit_totals
+from lit_degrade.pruning.catalog import PruneSettings
+from lit_degrade.pruning.inputs import calibration_windows
+from lit_degrade.pruning.prune import pruned, sites_to_prune
+from lit_degrade.pruning.prune import totals as pruning_totals
+from lit_degrade.records import paths
+from lit_degrade.seeds import derive, generator
+from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.subjects.loading import Subject, load_subject, save_stage, weights_sha256
+from lit_degrade.text import TextSource
+
+
+SHOWN = 100
+"""Letters of an answer in the summary; all of it is in variants.csv."""
+
+
+@dataclass(frozen=True)
+class DoseSettings(PerturbationSettings):
+    """A perturbation and its dose."""
+
+    level: float = 0.0
+    """in the unit of the method"""
+
+    def __post_init__(self) -> None:
+        """Raise: UserError for settings that cannot mean anything."""
+        super().__post_init__()
+        check_dose(self.method, self.level)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """What the subject is made into."""
+
+    name: str
+    kind: str
+    """intact, pruned, perturbed, attacked (its inputs), or other (another subject)"""
+    how: PruneSettings | DoseSettings | str | None = None
+    """what is done; the name of an attack, or of another subject"""
+
+
+class ComparisonModule(SubjectModule):
+    """Measure variants of a subject on the same text, and have each answer the same prompt."""
+
+    verbs = ("test",)
+
+    def __init__(
+        self,
+        subject: SubjectSpec,
+        text: TextSource,
+        seed: int,
+        prompt: str = "The with statement is used to",
+        prune: Sequence[PruneSettings] = (),
+        perturb: Sequence[DoseSettings] = (),
+        attacks: Sequence[str] = (),
+        norm: Norm = "linf",
+        epsilon: float = 0.1,
+        steps: int = 10,
+        beside: Sequence[str] = (),
+        decoding: Decoding = Decoding(),  # noqa: B008 (frozen)
+        keep: bool = False,
+    ) -> None:
+        """Describe the variants.
+
+        Args:
+            subject: the patient; whatever is done to it is undone.
+            text: probe and calibration text.
+            seed: of every random draw.
+            prompt: what every variant continues.
+            prune: prunings, each of the subject as given.
+            perturb: perturbations with their levels, each of the subject as given.
+            attacks: on the embeddings of the text, and of the prompt, that the subject as given reads: random, fgsm, pgd.
+            norm: of attacks: linf or l2.
+            epsilon: size of attacks, in the unit of the norm.
+            steps: of pgd.
+            beside: other subjects: names, folders, records.
+            decoding: how answers are written.
+            keep: save every pruned and perturbed variant as a subject, in subjects/ of the record.
+        """
+        super().__init__(subject, text, seed)
+        if not prompt.strip():
+            raise UserError('the prompt is empty: --prompt "TEXT".')
+        if fault := radius_fault(epsilon):
+            raise UserError(fault)
+        if steps < 1:
+            raise UserError(f"steps={steps}: expected 1 or more.")
+        for attack in attacks:
+            if attack not in ATTACKS:
+                raise unknown("attack", attack, ATTACKS)
+        self.query, self.decoding, self.keep = Query(prompt, derive(seed, "sample", "prompt")), decoding, keep
+        self.norm, self.epsilon, self.steps = norm, epsilon, steps
+        self.variants = [
+            Variant("as given", "intact"),
+            *(Variant(_pruned_name(how), "pruned", how) for how in prune),
+            *(Variant(f"{how.method} {how.target} {how.level:g}", "perturbed", how) for how in perturb),
+            *(Variant(f"{attack} {norm} {epsilon:g}", "attacked", attack) for attack in attacks),
+            *(Variant(name, "other", name) for name in beside),
+        ]
+        names = [variant.name for variant in self.variants]
+        if doubled := sorted({name for name in names if names.count(name) > 1}):
+            raise UserError(f"two variants are called '{doubled[0]}': expected each once.")
+        self.rows: list[dict[str, Any]] = []
+        self.others: dict[str, Subject] = {}
+        self.windows: dict[int, Tensor] = {}
+        self.before: Likelihood
+        self.said: Continuation
+
+    def prepare(self, device: torch.device) -> None:
+        """Load every subject, and see that each variant can be made."""
+        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
+        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+        for variant in self.variants:
+            if isinstance(variant.how, PruneSettings):
+                sites_to_prune(self.subject, variant.how)
+                count = variant.how.calibration_blocks
+                self.windows[count] = calibration_windows(self.text, self.subject, count, self.seed)
+            elif isinstance(variant.how, DoseSettings):
+                for _ in edits(self.subject, variant.how, Dose(variant.how.level, self.seed)):
+                    break
+            elif variant.kind == "other":
+                spec = SubjectSpec(variant.name, self.spec.precision, self.spec.adapter)
+                self.others[variant.name] = load_subject(spec, self.seed, device, train=False)
+        self.writers = {
+            name: TextGenerator(subject, self.decoding) for name, subject in {"": self.subject, **self.others}.items()
+        }
+        for writer in self.writers.values():
+            writer.batches([self.query])
+        (self.said,) = self.writers[""]([self.query])
+        if not self.said.ids and any(variant.kind == "attacked" for variant in self.variants):
+            raise UserError(
+                f"'{self.spec.name}' writes nothing after the prompt, which leaves nothing to attack: use another one, or "
+                "--model.attacks '[]'."
+            )
+
+    def test_dataloader(self) -> DataLoader[Tensor]:
+        """Index of every variant."""
+        return DataLoader(range(len(self.variants)), batch_size=None)  # type: ignore[arg-type]
+
+    def on_test_start(self) -> None:
+        """Measure the subject as given."""
+        self.keep_hash()
+        self.before = likelihood(self.logits, self.probe)
+        self.record.add(probe_tokens=self.before.tokens, prompt=self.query.text, **self.before.facts("pre"))
+        self.bar = self.progress("comparing", len(self.variants))
+        self.bar.__enter__()
+
+    def test_step(self, batch: int, batch_idx: int) -> None:
+        """Measure a variant and let it write."""
+        variant = self.variants[batch]
+        with torch.inference_mode(False), torch.enable_grad(), self._made(variant) as (change, measured, made):
+            self.rows.append(
+                {
+                    "variant": variant.name,
+                    "kind": variant.kind,
+                    **change,
+                    **measured.damage(self.before),
+                    "answer": made.text,
+                    "answer_tokens": len(made.ids),
+                }
+            )
+            if self.keep and variant.kind in ("pruned", "perturbed"):
+                self._save(variant)
+        self.bar.advance()
+
+    @contextmanager
+    def _made(self, variant: Variant) -> Iterator[tuple[dict[str, Any], Likelihood, Continuation]]:
+        """The variant while it exists: how large a change it is, its likelihood, its answer."""
+        how = variant.how
+        if isinstance(how, PruneSettings):
+            with pruned(self.subject, how, self.windows[how.calibration_blocks], self.seed) as rows:
+                found = pruning_totals(rows)
+                change = {"sparsity": found["sparsity_achieved"], "relative_norm": found["relative_norm"]}
+                yield change, likelihood(self.logits, self.probe), self._answer()
+        elif isinstance(how, DoseSettings):
+            with perturbed(self.subject, how, Dose(how.level, self.seed)) as records:
+                change = {"sparsity": None, "relative_norm": edit_totals(records)["relative_norm"]}
+                yield change, likelihood(self.logits, self.probe), self._answer()
+        elif variant.kind == "attacked":
+            yield {"sparsity": None, "relative_norm": None}, *self._attacked(str(how))
+        elif variant.kind == "other":
+            other = self.others[variant.name]
+            probe = self.text.blocks("probe", other.tokenizer, len(self.probe.ids))
+            yield (
+                {"sparsity": None, "relative_norm": None},
+                likelihood(partial(logits, other), probe),
+                self._answer(variant.name),
+            )
+        else:
+            yield {"sparsity": None, "relative_norm": 0.0}, self.before, self.said
+
+    def _answer(self, name: str = "") -> Continuation:
+        """What another subject, or this one as it is now, writes after the prompt."""
+        (made,) = self.writers[name]([self.query])
+        return made
+
+    def _attacked(self, attack: str) -> tuple[Likelihood, Continuation]:
+        """The subject as given, reading attacked text and an attacked prompt."""
+        radius = self.epsilon * units(embedded(self.subject, self.probe.ids))[self.norm]
+        how = (attack, self.norm, radius, self.steps)
+        delta = attack_text(
+            self.subject, self.probe.ids, *how, lambda row: generator(self.seed, "comparison", attack, str(row))
+        )
+        measured = likelihood(changed_logits(self.subject, self.logits, delta), self.probe)
+        prompt = attack_prompt(self.subject, self.said, *how, generator(self.seed, "comparison", attack, "prompt"))
+        return measured, continued(self.writers[""], self.query, shifted(prompt))
+
+    def on_test_epoch_end(self) -> None:
+        """Write the table, and make sure that the subject is what it was."""
+        self.bar.__exit__()
+        self.check_restored()
+        self.record.save_table(paths.VARIANTS, self.rows)
+        told = {f"{row['variant']}: perplexity": row["perplexity"] for row in self.rows}
+        told |= {f"{row['variant']}: answer": shorten(row["answer"], SHOWN) for row in self.rows}
+        self.record.add(variants=len(self.rows), **told)
+        self.headline = tuple(told)
+
+    def _save(self, variant: Variant) -> None:
+        """Keep a variant as a subject with its lineage."""
+        folder = self.record.partial / "subjects" / variant.name.replace(" ", "_").replace(":", "-")
+        folder.mkdir(parents=True)
+        before = list(self.subject.lineage) or [{"name": self.subject.spec.name, "sha256": self.subject.sha256}]
+        stage = {"run_id": self.record.run_id, "experiment": self.record.experiment, "variant": variant.name}
+        save_stage(self.subject, folder, [*before, {**stage, "sha256": weights_sha256(self.subject.model)}])
+
+
+def _pruned_name(how: PruneSettings) -> str:
+    what = how.pattern or f"{how.share:g}"
+    return " ".join(filter(None, ["pruned", how.method, how.scope, how.structure, what]))
