@@ -3,11 +3,16 @@
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from lit_degrade.adversarial.catalog import ATTACKS, NORMS, TOKEN_ATTACKS
 from lit_degrade.criticality.catalog import CONTROLS, METRICS, MODES
 from lit_degrade.errors import UserError, unknown
+from lit_degrade.faults.catalog import ARMS, CONSTRAINTS
 from lit_degrade.perturbations.catalog import METHODS, SCHEDULES, TARGETS, VARIANTS
+from lit_degrade.pruning.catalog import METHODS as PRUNING
+from lit_degrade.pruning.catalog import SCOPES, STRUCTURES
 from lit_degrade.stimuli.catalog import OPTIMIZERS, PROTOCOLS, STIMULI
 from lit_degrade.subjects.catalog import ADAPTERS, HUB, LADDER, PRECISIONS
+from lit_degrade.tasks.benchmarks import BENCHMARKS
 
 
 def _subjects() -> dict[str, str]:
@@ -24,6 +29,15 @@ def _perturbations() -> dict[str, str]:
 
 def _variants() -> dict[str, str]:
     return {f"{index} {name}": variant.says for index, (name, variant) in enumerate(VARIANTS.items(), 1)}
+
+
+def _kinds(kind: str, known: Mapping[str, str]) -> dict[str, str]:
+    return {f"{kind} {name}": says for name, says in known.items()}
+
+
+def _attacks() -> dict[str, str]:
+    embeddings, tokens = ({name: attack.says for name, attack in known.items()} for known in (ATTACKS, TOKEN_ATTACKS))
+    return {**embeddings, **_kinds("norm", NORMS), **_kinds("tokens", tokens)}
 
 
 def _tasks() -> dict[str, str]:
@@ -66,7 +80,11 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "metrics": lambda: {name: metric.says for name, metric in METRICS.items()},
     "modes": lambda: MODES,
     "controls": lambda: CONTROLS,
+    "pruning": lambda: {**PRUNING, **_kinds("scope", SCOPES), **_kinds("structure", STRUCTURES)},
+    "faults": lambda: {**_kinds("arm", ARMS), **_kinds("constraint", CONSTRAINTS)},
+    "attacks": _attacks,
     "tasks": _tasks,
+    "benchmarks": lambda: BENCHMARKS,
     "optimizers": lambda: OPTIMIZERS,
     "protocols": lambda: PROTOCOLS,
     "precisions": lambda: PRECISIONS,

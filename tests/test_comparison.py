@@ -64,11 +64,11 @@ def test_pruned_and_perturbed_variants_are_those_of_runs_of_their_own(
     variants: dict[str, dict[str, str]], tmp_path: Path
 ) -> None:
     prune = ["fit", "--config", str(ROOT / "configs/prune.yaml"), *QUICK, "--model.prune.method", "sparsegpt"]
-    alone = summary_of(run(tmp_path, verb=prune))
+    alone = summary_of(run(tmp_path / "pruned", verb=prune))
     assert damage(variants["pruned sparsegpt 0.5"]) == pytest.approx(alone["log_perplexity_ratio"], abs=1e-6)
     assert float(variants["pruned sparsegpt 0.5"]["relative_norm"]) == pytest.approx(alone["relative_norm"])
     noise = ["test", "--config", str(ROOT / "configs/robustness.yaml"), *QUICK, "--model.levels", "[0.05]"]
-    (row,) = rows_of(run(tmp_path, "--model.repetitions", "1", verb=noise) / "doses.csv")
+    (row,) = rows_of(run(tmp_path / "noisy", "--model.repetitions", "1", verb=noise) / "doses.csv")
     for column in ("nats_per_token", "token_accuracy", "bits_per_byte", "relative_norm"):
         assert float(variants["add_gauss all 0.05"][column]) == pytest.approx(float(row[column]), abs=1e-6)
 
@@ -104,7 +104,7 @@ def test_kept_variants_are_subjects(folder: Path, variants: dict[str, dict[str, 
         (["--prompt", " "], "the prompt is empty"),
         (["--model.prune", "[{sparsity: 1.0}]"], "prune.sparsity=1.0: expected a share from 0 to below 1."),
         (["--model.prune", "[{pattern: '3:7'}]"], "3:7"),
-        (["--model.prune", "[{}, {}]"], "two variants are called 'pruned wanda 0.5': expected each once."),
+        (["--model.prune", "[{method: wanda}, {method: wanda}]"], "two variants are called 'pruned wanda 0.5': expected each once."),
         (["--model.perturb", "[{method: zero, level: 2}]"], "Level 2 of zero is outside its range"),
         (["--model.perturb", "[{method: zeros, level: 1}]"], "zeros"),
         (["--model.beside", "[nobody]"], "Unknown subject 'nobody'"),

@@ -284,6 +284,8 @@ def test_claims_files_of_the_suite_load() -> None:
         "audit",
         "criticality",
         "pruning",
+        "bit_search",
+        "adversarial",
     }
     with pytest.raises(UserError, match="cannot be read"):
         load_designs(Path("nowhere.yaml"))

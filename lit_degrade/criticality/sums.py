@@ -258,10 +258,11 @@ class _Watch:
     def _finish(self, name: str, uses: list[_Use]) -> None:
         """Add the gradients of all sequences."""
         parameter = self.parameters[name]
+        shape = getattr(getattr(parameter, "quant_state", None), "shape", parameter.shape)  # NF4 is stored as a column of bytes
         for kind in self.wants & {"gradient", "squared"}:
             into = getattr(self, kind)
             if name not in into:
-                into[name] = torch.zeros(parameter.shape, dtype=torch.float32, device=parameter.device)
+                into[name] = torch.zeros(shape, dtype=torch.float32, device=parameter.device)
         if len(uses) == 1 and isinstance(uses[0], _Rows):
             self._finish_rows(name, uses[0])
             return
@@ -269,13 +270,12 @@ class _Watch:
             for use in uses:
                 self.gradient[name].addmm_(use.left.flatten(0, 1).T, use.right.flatten(0, 1))  # type: ignore[attr-defined]
             return
-        per_row = parameter[0].numel()
-        step = max(1, CHUNK // per_row) if parameter.device.type == "cpu" else len(parameter)
-        for start in range(0, len(parameter), step):
-            self._finish_chunk(name, uses, slice(start, min(start + step, len(parameter))))
+        step = max(1, CHUNK * shape[0] // shape.numel()) if parameter.device.type == "cpu" else shape[0]
+        for start in range(0, shape[0], step):
+            rows = slice(start, min(start + step, shape[0]))
+            self._finish_chunk(name, uses, rows, torch.empty(rows.stop - start, *shape[1:], device=parameter.device))
 
-    def _finish_chunk(self, name: str, uses: list[_Use], rows: slice) -> None:
-        buffer = torch.empty_like(self.parameters[name][rows], dtype=torch.float32)
+    def _finish_chunk(self, name: str, uses: list[_Use], rows: slice, buffer: Tensor) -> None:
         for sequence in range(self.sequences):
             if len(uses) == 1 and isinstance(uses[0], _Product):
                 uses[0].write_(buffer, sequence, rows)

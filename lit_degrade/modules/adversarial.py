@@ -270,9 +270,9 @@ class AdversarialModule(SubjectModule):
                     label = f"{attack} {norm} {self.answer_epsilon:g}"
                     yield _answer(label, continued(self.writer, self.query, shifted(delta)), self._shown(prompt))
         if self.counts:
-            count, draws = self.counts[0], [generator(self.seed, "adversarial", "random", "tokens", "prompt")]
+            count, chance = self.counts[0], generator(self.seed, "adversarial", "random", "tokens", "prompt")
             best = by_gradient(self.subject, tokens[0], [count], self.allowed, first, first)[count][:first]
-            other = at_random(prompt, [count], self.allowed, first, draws[0])[count]
+            other = at_random(prompt, [count], self.allowed, first, chance)[count]
             for attack, changed in (("gradient", best), ("random", other)):
                 made = continued(self.writer, self.query, replaced(embedded(self.subject, changed[None])))
                 yield _answer(f"{attack} tokens {count}", made, self._shown(changed))

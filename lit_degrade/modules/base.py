@@ -12,6 +12,7 @@ from lit_degrade.measures.effective_rank import LayerSpectrum, hidden_spectra
 from lit_degrade.modules.progress import Progress
 from lit_degrade.records.cache import Cache, Parts
 from lit_degrade.records.run_record import RunRecord
+from lit_degrade.seeds import generator
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject, misread_rows, weights_sha256
 from lit_degrade.text import TextSource, TokenStream
@@ -87,6 +88,15 @@ class SubjectModule(pl.LightningModule):
         if weights_sha256(self.subject.model) != self.kept_sha256:
             raise RuntimeError("the subject's weights are not what they were before the first dose")
         self.record.hashes["subject_after"] = self.kept_sha256
+
+    def drawn_calibration(self, count: int) -> Tensor:
+        """Windows of the calibration split, drawn by the seed, (count, text.block) int64.
+
+        Raises: UserError when the text is too short.
+        """
+        stream = self.text.tokens("calibration", self.subject.tokenizer)
+        blocks = stream.blocks(self.text.block, max(count, len(stream.ids) // self.text.block)).ids
+        return blocks[torch.randperm(len(blocks), generator=generator(self.seed, "calibration"))[:count]]
 
     def few(self) -> TokenStream:
         """The first KL_TOKENS probe tokens."""

@@ -23,7 +23,6 @@ from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.storage import stored
 from lit_degrade.perturbations.targets import sites_of
 from lit_degrade.records import paths
-from lit_degrade.seeds import generator
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
@@ -95,8 +94,6 @@ class BitSearchModule(SubjectModule):
         for name, count in counts.items():
             if count < 1:
                 raise UserError(f"{name}={count}: expected 1 or more.")
-        if subject.precision == "nf4":
-            raise UserError("A search needs gradients, which weights at precision 'nf4' lack. Use fp32, bf16, fp16 or int8.")
         self.constraints, self.controls, self.draws = list(dict.fromkeys(constraints)), list(dict.fromkeys(controls)), draws
         self.candidates, self.search_blocks = candidates, search_blocks
         self.budget, self.control_budget = budget, control_budget
@@ -113,9 +110,7 @@ class BitSearchModule(SubjectModule):
         self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
         self.adopt(load_subject(self.spec, self.seed, device, train=False))
         self.weights = Weights(self.subject, sites_of(self.subject, self.target))
-        stream = self.text.tokens("calibration", self.subject.tokenizer)
-        blocks = stream.blocks(self.text.block, max(self.search_blocks, len(stream.ids) // self.text.block)).ids
-        self.ids = blocks[torch.randperm(len(blocks), generator=generator(self.seed, "calibration"))[: self.search_blocks]]
+        self.ids = self.drawn_calibration(self.search_blocks)
         self.collapse, self.before = collapse_of(self.probe.ids), likelihood(self.logits, self.probe)
         if self.before.token_accuracy <= self.collapse.threshold:
             raise UserError(
@@ -225,15 +220,15 @@ def summarised(rows: Sequence[dict[str, Any]], constraint: str) -> dict[str, Any
     for row in rows:
         by_arm.setdefault(row["arm"], []).append(row)
     (search,) = by_arm.pop(SEARCH)
-    facts: dict[str, Any] = {f"{constraint}_flips": search["flips"], f"{constraint}_collapsed": search["collapsed"]}
+    facts: dict[str, Any] = {f"{what}_{constraint}_search": search[what] for what in ("flips", "collapsed")}
     for arm, draws in by_arm.items():
         median = statistics.median(row["flips"] if row["collapsed"] else math.inf for row in draws)
         at_least = math.isinf(median)
         flips = statistics.median(row["flips"] for row in draws) if at_least else median
         facts |= {
-            f"{constraint}_{arm}_flips": flips,
-            f"{constraint}_{arm}_collapsed": sum(row["collapsed"] for row in draws),
-            f"{constraint}_{arm}_factor": flips / search["flips"] if search["collapsed"] else None,
-            f"{constraint}_{arm}_at_least": at_least,
+            f"flips_{constraint}_{arm}": flips,
+            f"collapsed_{constraint}_{arm}": sum(row["collapsed"] for row in draws),
+            f"factor_{constraint}_{arm}": flips / search["flips"] if search["collapsed"] else None,
+            f"at_least_{constraint}_{arm}": at_least,
         }
     return facts

@@ -124,17 +124,15 @@ class BitSensitivityModule(SubjectModule):
         refuse_what_has_no_inputs([self.choose], self.subject, self.sites)
         self.weights.check(self.k, "per_layer")
         settings = ScoreSettings(self.choose, self.calibration_blocks, batches=1)
-        ids = self._calibration() if METRICS[self.choose].needs else torch.empty(0, 1, dtype=torch.int64)
+        ids = (
+            self.drawn_calibration(self.calibration_blocks)
+            if METRICS[self.choose].needs
+            else torch.empty(0, 1, dtype=torch.int64)
+        )
         draws = generator(self.seed, "probes")
         with self.progress("scoring", passes(ids, [self.choose])) as bar:
             sums = measure(self.subject, ids, self.weights.parameters, [self.choose], settings, draws, bar.advance)
         return highest(self.weights, Scores(self.subject, sums, self.seed).of(self.choose), self.k, "per_layer")
-
-    def _calibration(self) -> Tensor:
-        """Windows of calibration text, drawn by the seed, (n, length)."""
-        n, stream = self.calibration_blocks, self.text.tokens("calibration", self.subject.tokenizer)
-        blocks = stream.blocks(self.text.block, max(n, len(stream.ids) // self.text.block)).ids
-        return blocks[torch.randperm(len(blocks), generator=generator(self.seed, "calibration"))[:n]]
 
     def test_dataloader(self) -> DataLoader[Tensor]:
         """One step: flips share forward passes."""

@@ -23,7 +23,6 @@ from lit_degrade.perturbations.catalog import PerturbationSettings, check_dose
 from lit_degrade.perturbations.edits import Dose, edits, perturbed
 from lit_degrade.perturbations.edits import totals as edit_totals
 from lit_degrade.pruning.catalog import PruneSettings
-from lit_degrade.pruning.inputs import calibration_windows
 from lit_degrade.pruning.prune import pruned, sites_to_prune
 from lit_degrade.pruning.prune import totals as pruning_totals
 from lit_degrade.records import paths
@@ -31,7 +30,6 @@ from lit_degrade.seeds import derive, generator
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject, save_stage, weights_sha256
 from lit_degrade.text import TextSource
-
 
 SHOWN = 100
 """Letters of an answer in the summary; all of it is in variants.csv."""
@@ -135,7 +133,7 @@ class ComparisonModule(SubjectModule):
             if isinstance(variant.how, PruneSettings):
                 sites_to_prune(self.subject, variant.how)
                 count = variant.how.calibration_blocks
-                self.windows[count] = calibration_windows(self.text, self.subject, count, self.seed)
+                self.windows[count] = self.drawn_calibration(count)
             elif isinstance(variant.how, DoseSettings):
                 for _ in edits(self.subject, variant.how, Dose(variant.how.level, self.seed)):
                     break
@@ -191,12 +189,12 @@ class ComparisonModule(SubjectModule):
         if isinstance(how, PruneSettings):
             with pruned(self.subject, how, self.windows[how.calibration_blocks], self.seed) as rows:
                 found = pruning_totals(rows)
-                change = {"sparsity": found["sparsity_achieved"], "relative_norm": found["relative_norm"]}
-                yield change, likelihood(self.logits, self.probe), self._answer()
+                size = {"sparsity": found["sparsity_achieved"], "relative_norm": found["relative_norm"]}
+                yield size, likelihood(self.logits, self.probe), self._answer()
         elif isinstance(how, DoseSettings):
             with perturbed(self.subject, how, Dose(how.level, self.seed)) as records:
-                change = {"sparsity": None, "relative_norm": edit_totals(records)["relative_norm"]}
-                yield change, likelihood(self.logits, self.probe), self._answer()
+                norm = edit_totals(records)["relative_norm"]
+                yield {"sparsity": None, "relative_norm": norm}, likelihood(self.logits, self.probe), self._answer()
         elif variant.kind == "attacked":
             yield {"sparsity": None, "relative_norm": None}, *self._attacked(str(how))
         elif variant.kind == "other":

@@ -84,19 +84,13 @@ class CriticalityModule(SubjectModule):
         refuse_what_has_no_inputs(self.metrics, self.subject, self.weights.sites)
         for k in self.ks:
             self.weights.check(k, self.mode)
-        self.ids = self._calibration()
+        self.ids = self.drawn_calibration(self.settings.calibration_blocks)
         sums, self.parts = self._score(self.subject)
         self.scores = Scores(self.subject, sums, self.seed)
         self.rankings = self._rank(self.scores)
         self.others = {name: self._rankings_of(name, device) for name in self.beside}
         for metric in self.metrics:
             self.arms += arms_of(self.scores, self.weights, metric, self.ks, self.mode, self.draws, self.seed)
-
-    def _calibration(self) -> Tensor:
-        """Blocks of calibration text, drawn by the seed, (n, length)."""
-        n, stream = self.settings.calibration_blocks, self.text.tokens("calibration", self.subject.tokenizer)
-        blocks = stream.blocks(self.text.block, max(n, len(stream.ids) // self.text.block)).ids
-        return blocks[torch.randperm(len(blocks), generator=generator(self.seed, "calibration"))[:n]]
 
     def _score(self, subject: Subject) -> tuple[Sums, list[Rankings]]:
         """Sums over all calibration text, and the rankings by every part of it alone."""

@@ -8,7 +8,6 @@ from lit_degrade.errors import UserError
 from lit_degrade.measures.perplexity import batches, token_nll
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.pruning.catalog import PruneSettings
-from lit_degrade.pruning.inputs import calibration_windows
 from lit_degrade.pruning.prune import prune_, sites_to_prune, stages, totals
 from lit_degrade.records import paths
 from lit_degrade.subjects.catalog import SubjectSpec
@@ -59,7 +58,7 @@ class PruneModule(SubjectModule):
         self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
         self.adopt(load_subject(self.spec, self.seed, device, train=False))
         sites_to_prune(self.subject, self.settings)
-        self.ids = calibration_windows(self.text, self.subject, self.settings.calibration_blocks, self.seed)
+        self.ids = self.drawn_calibration(self.settings.calibration_blocks)
         with torch.inference_mode():
             if not all(bool(token_nll(self.logits(ids), ids.to(device)).isfinite().all()) for ids in batches(self.ids)):
                 raise UserError(

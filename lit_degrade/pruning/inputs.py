@@ -9,22 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_degrade.measures.perplexity import batches
-from lit_degrade.seeds import generator
 from lit_degrade.subjects.loading import Subject
-from lit_degrade.text import TextSource
 
 Moments = dict[str, Tensor]
 """Name of a matrix -> X'X of its inputs over all tokens (inputs, inputs), float32"""
-
-
-def calibration_windows(text: TextSource, subject: Subject, count: int, seed: int) -> Tensor:
-    """Windows of the calibration split, drawn by the seed, (count, text.block) int64.
-
-    Raises: UserError when the text is too short.
-    """
-    stream = text.tokens("calibration", subject.tokenizer)
-    blocks = stream.blocks(text.block, max(count, len(stream.ids) // text.block)).ids
-    return blocks[torch.randperm(len(blocks), generator=generator(seed, "calibration"))[:count]]
 
 
 @dataclass(frozen=True)
