@@ -1,6 +1,7 @@
 """Storage: what is read is what bitsandbytes computes with, what is written is what it would have stored; and quantisation."""
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import bitsandbytes as bnb
@@ -13,12 +14,12 @@ from torch import Tensor
 
 from lit_degrade.errors import UserError
 from lit_degrade.perturbations.catalog import PerturbationSettings
-from lit_degrade.perturbations.edits import Dose, plan
+from lit_degrade.perturbations.edits import Dose, perturbed, plan
 from lit_degrade.perturbations.storage import INT8_MAX, Floats, Quantised, stored
 from lit_degrade.perturbations.values import uni_quant, uni_quant_channel
 from lit_degrade.subjects.anatomy import Part, Site
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
+from lit_degrade.subjects.loading import load_subject, weights_sha256
 
 SITE = Site("layer.weight", "mlp_up", 0, "weight")
 FORMATS = ["int8", "nf4"]
@@ -221,6 +222,19 @@ def test_scales_flip_too(precision: str) -> None:
     assert torch.equal(after.stored, codes)
     edit.revert_()
     assert torch.equal(Quantised(made, "layer.weight").read(SITE), before)
+
+
+@pytest.mark.parametrize("precision", FORMATS)
+def test_what_was_done_in_inference_mode_is_undone_outside_of_it(precision: str) -> None:
+    """An interruption leaves Lightning's inference mode before the dose is undone."""
+    subject = load_subject(SubjectSpec("tiny-250k", precision=precision), 0, torch.device("cpu"), train=False)
+    flips = PerturbationSettings("bit_flip", "blocks", bits="scales")
+    before = weights_sha256(subject.model)
+    with ExitStack() as stack:
+        with torch.inference_mode():
+            stack.enter_context(perturbed(subject, flips, Dose(0.01, 0)))
+            assert weights_sha256(subject.model) != before
+    assert weights_sha256(subject.model) == before
 
 
 def test_other_ways_of_storing_are_refused() -> None:

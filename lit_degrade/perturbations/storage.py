@@ -39,7 +39,8 @@ class Write:
     def revert_(self) -> None:
         """Put back what was there, bit for bit; nothing to do where nothing was written."""
         if self.before is not None:
-            self._write(self.before)
+            with torch.inference_mode():  # what was made in that mode, and interrupted, is undone outside of it
+                self._write(self.before)
             self.before = None
 
     def _read(self) -> Tensor:
