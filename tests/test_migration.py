@@ -89,7 +89,7 @@ KEPT = {
 LEVELS = {"degradation_gauss_attn": [0.0, 0.5]}
 """Sweeps whose config leaves the levels to the variant."""
 RUN = re.compile(r"results/(\w+)/RUN")
-"""A record on the page, as in results/prune/RUN."""
+"""A record on the page, as in results/pruning/RUN."""
 
 
 def set_key(config: dict[str, Any], key: str, value: Any) -> None:

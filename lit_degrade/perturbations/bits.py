@@ -2,8 +2,9 @@
 
 import math
 
+import numpy as np
 import torch
-from scipy.stats import poisson
+from scipy.special import pdtr, pdtrik
 from torch import Tensor
 
 from lit_degrade.errors import unknown
@@ -20,7 +21,6 @@ CLASSES: dict[str, dict[str, range]] = {
 WIDTHS = {"fp32": 32, "bf16": 16, "fp16": 16, "int8": 8, "nf4": 4}
 INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32}
 """bytes of a stored number -> integers of the same width"""
-_DRAWS = 1 << 12
 
 
 def as_integers(tensor: Tensor) -> Tensor:
@@ -53,9 +53,15 @@ def draw(n: int, share: float, generator: torch.Generator) -> Tensor:
     if share == 1.0:
         return torch.arange(n)
     quantile = float(torch.rand(1, generator=generator, dtype=torch.float64))
-    rings = int(poisson.ppf(quantile, -n * math.log1p(-share)))
-    chunks = [torch.randint(n, (_DRAWS,), generator=generator)[: rings - i] for i in range(0, rings, _DRAWS)]
-    return torch.cat(chunks).unique() if chunks else torch.empty(0, dtype=torch.int64)
+    rings = _poisson(quantile, -n * math.log1p(-share))
+    return torch.randint(n, (rings,), generator=generator).unique()  # one by one: the first of more rings are the same ones
+
+
+def _poisson(quantile: float, mean: float) -> int:
+    """The smallest count whose cumulative probability is a quantile or more; `scipy.stats.poisson.ppf`, without its generality."""
+    above = math.ceil(pdtrik(quantile, mean))
+    below = max(above - 1, 0)
+    return below if pdtr(below, mean) >= quantile else above
 
 
 def flips(n: int, numbers: range, share: float, generator: torch.Generator) -> tuple[Tensor, Tensor, int]:
@@ -64,7 +70,8 @@ def flips(n: int, numbers: range, share: float, generator: torch.Generator) -> t
     Returns: positions (k,) int64, and for each the integer (k,) int64 with a one for every bit to flip; and how
         many bits that is.
     """
-    drawn = draw(n * len(numbers), share, generator)
-    positions, inverse = (drawn // len(numbers)).unique_consecutive(return_inverse=True)
-    ones = torch.ones_like(drawn) << (drawn % len(numbers) + numbers.start)
-    return positions, torch.zeros_like(positions).index_add_(0, inverse, ones), len(drawn)
+    drawn = draw(n * len(numbers), share, generator).numpy()  # of few numbers NumPy makes quicker work than torch
+    positions, bits = drawn // len(numbers), drawn % len(numbers) + numbers.start
+    first = np.flatnonzero(np.diff(positions, prepend=-1))
+    ones = np.add.reduceat(np.left_shift(1, bits), first)
+    return torch.from_numpy(positions[first]), torch.from_numpy(ones), len(drawn)
