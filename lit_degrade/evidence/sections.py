@@ -21,6 +21,24 @@ from lit_degrade.evidence.verdicts import Verdict, judge
 from lit_degrade.records.paths import RANKINGS
 
 
+FIRST = "comparison"
+"""What a reader sees first: one subject in all its variants."""
+UNCLAIMED = {
+    FIRST: ("Variants side by side", "What do pruning, noise and attacks make of one subject, and what does each variant answer?"),
+    "evaluate": ("Subjects as they are", "How good is a subject?"),
+    "benchmarks": ("Benchmarks", "How many items does a subject get right?"),
+    "finetune": ("Fine-tuning", "What does clean fine-tuning do to a subject?"),
+    "robustness": ("Robustness to noise", "How much noise in its weights does a subject stand?"),
+    "degradation": ("Degraded text", "What does a subject write as its weights are degraded?"),
+    "exchange_rate": ("Exchange rates of damage", "Which doses of different damage cost the same?"),
+    "bit_faults": ("Random faults", "Which bits must random faults not hit?"),
+    "bit_sensitivity": ("Single bits", "What does each bit of a weight cost?"),
+    "layer_ablation": ("Layer ablation", "What does losing one layer or one matrix cost?"),
+    "super_weights": ("Super weights", "Are there single weights that a subject cannot do without?"),
+}
+"""Experiments without claims -> title and question."""
+
+
 @dataclass(frozen=True)
 class Section:
     """One experiment of a report."""
@@ -61,7 +79,7 @@ def make_sections(runs: Runs, designs: Sequence[Design], rule: OutlierFilter | N
     found = []
     read = list(dict.fromkeys(runs.table["experiment"]))
     known = [design.experiment for design in designs]
-    for experiment in sorted(read, key=lambda name: known.index(name) if name in known else len(known)):
+    for experiment in sorted(read, key=lambda name: (name != FIRST, known.index(name) if name in known else len(known))):
         mine = [design for design in designs if design.experiment == experiment]
         design = _merged(mine) if mine else _without_claims(experiment)
         rows = runs.table[runs.table["experiment"] == experiment].dropna(axis=1, how="all").assign(filtered=False)
@@ -112,8 +130,9 @@ def _merged(designs: Sequence[Design]) -> Design:
 
 
 def _without_claims(experiment: str) -> Design:
+    title, question = UNCLAIMED.get(experiment, (experiment, ""))
     outcomes = ["log_perplexity_ratio", "rank_reduction", "recovery", "nats_per_token", "effective_rank"]
-    return Design(experiment, experiment, "", f"{experiment}_summary", experiment, "subject", outcomes, [], "")
+    return Design(experiment, title, question, f"{experiment}_summary", experiment, "subject", outcomes, [], "")
 
 
 def _cautions(rows: pd.DataFrame) -> list[str]:

@@ -54,11 +54,12 @@ def draw(n: int, share: float, generator: torch.Generator) -> Tensor:
         return torch.arange(n)
     quantile = float(torch.rand(1, generator=generator, dtype=torch.float64))
     rings = _poisson(quantile, -n * math.log1p(-share))
-    return torch.randint(n, (rings,), generator=generator).unique()  # one by one: the first of more rings are the same ones
+    found = np.sort(torch.randint(n, (rings,), generator=generator).numpy())  # the first of more rings are the same ones
+    return torch.from_numpy(found[_first(found)])
 
 
 def _poisson(quantile: float, mean: float) -> int:
-    """The smallest count whose cumulative probability is a quantile or more; `scipy.stats.poisson.ppf`, without its generality."""
+    """The smallest count whose cumulative probability is a quantile or more: `scipy.stats.poisson.ppf`, in less time."""
     above = math.ceil(pdtrik(quantile, mean))
     below = max(above - 1, 0)
     return below if pdtr(below, mean) >= quantile else above
@@ -70,8 +71,15 @@ def flips(n: int, numbers: range, share: float, generator: torch.Generator) -> t
     Returns: positions (k,) int64, and for each the integer (k,) int64 with a one for every bit to flip; and how
         many bits that is.
     """
-    drawn = draw(n * len(numbers), share, generator).numpy()  # of few numbers NumPy makes quicker work than torch
+    drawn = draw(n * len(numbers), share, generator).numpy()
     positions, bits = drawn // len(numbers), drawn % len(numbers) + numbers.start
-    first = np.flatnonzero(np.diff(positions, prepend=-1))
+    first = _first(positions)
     ones = np.add.reduceat(np.left_shift(1, bits), first)
     return torch.from_numpy(positions[first]), torch.from_numpy(ones), len(drawn)
+
+
+def _first(ordered: np.ndarray) -> np.ndarray:
+    """Where each distinct number of a sorted array (k,) comes first; NumPy makes quicker work of few numbers than torch."""
+    new = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    return new.nonzero()[0]
