@@ -2,8 +2,10 @@
 
 Single flips: `evaluate_flips` of 10 weights x 32 bits against a loop that flips a bit, runs all of the subject, and flips it
 back. Random flips: one stored bit in ten thousand of all block matrices, and back, by `perturbed`, against a loop over as many
-bits. Both sides are taken in turns, wall time and the processor's time are medians of their own. Other work on a machine shifts
-wall time more than the processor's.
+bits. `perturbed` finds its sites, draws the bits, flips them, and puts back what it kept; the loop has been given its bits: of
+each it looks up the parameter, reads the weight, and writes it with the bit flipped, and does all that again to go back.
+Neither keeps records. Both sides are taken in turns, wall time and the processor's time are medians of their own. Other work
+on a machine shifts wall time more than the processor's.
 """
 
 import statistics

@@ -1,8 +1,8 @@
 """Tables of flipped bits and of adversarial inputs: what they cost, over runs, and how much less their controls cost."""
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from lit_degrade.evidence.figures.outcomes import (
     metric_of,
     words,
 )
-from lit_degrade.evidence.groups import full_label
+from lit_degrade.evidence.group_tables import ANYWHERE, Rows, write_group_tables
 from lit_degrade.evidence.map_tables import estimate_columns
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section
@@ -32,14 +32,11 @@ from lit_degrade.evidence.statistics import Interval
 from lit_degrade.records.paths import ADVERSARIAL, ADVERSARIAL_TOKENS, BIT_PATTERNS, BIT_SENSITIVITY, COLLAPSE
 
 Row = dict[str, Any]
-Rows = list[Row]
 COSTLY = 0.02
 """Nats per token from which on a flip is counted as costly: the smallest difference that matters."""
 SEARCH, CONTROL = "search", "random"
 """Arm of flips that others are compared with, and attack that is the control of the others."""
 _MEASURED = ["nats_lost", "argmax_changed"]
-_ANYWHERE = (0, "")
-"""Group and file of a table that does not know its own."""
 
 
 def write_fault_tables(section: Section, folder: Path) -> list[Table]:
@@ -51,21 +48,15 @@ def write_fault_tables(section: Section, folder: Path) -> list[Table]:
 
     Returns: tables for the pages.
     """
-    found = []
-    for kind, (source, make, show) in _KINDS.items():
-        file, rows = f"{section.design.summary}_{kind}.csv", []
-        for i, group in enumerate(section.groups):
-            own = of_runs(findings_of(section, source), list(group.rows["run_id"]))
-            if not len(own):
-                continue
-            made = make(own)
-            rows += [{"group": full_label(group), **group.conditions} | row for row in made]
-            if show:
-                it = show(made)
-                found.append(replace(it, title=f"{it.title}, {words(full_label(group))}", group=i, file=file))
-        if rows:
-            pd.DataFrame(rows).convert_dtypes().to_csv(folder / file, index=False)
-    return found
+
+    def of_group(
+        source: str, make: Callable[..., Rows], show: Callable[..., Table] | None, runs: Sequence[str]
+    ) -> tuple[Rows, Table | None]:
+        own = of_runs(findings_of(section, source), runs)
+        made = make(own) if len(own) else []
+        return made, show(made) if made and show else None
+
+    return write_group_tables(section, folder, {kind: partial(of_group, *how) for kind, how in _KINDS.items()})
 
 
 def bit_rows(lines: pd.DataFrame) -> Rows:
@@ -134,7 +125,7 @@ def _bit_table(rows: Rows) -> Table:
         ]
         for it in rows if it["bit"] is None
     ]  # fmt: skip
-    return Table("What a flipped bit costs", note, [*head, "median [nats/token]", "worst [nats/token]"], cells, *_ANYWHERE)
+    return Table("What a flipped bit costs", note, [*head, "median [nats/token]", "worst [nats/token]"], cells, *ANYWHERE)
 
 
 def _pattern_rows(lines: pd.DataFrame) -> Rows:
@@ -203,7 +194,7 @@ def _collapse_table(rows: Rows) -> Table:
         for it in rows
     ]  # fmt: skip
     head = ["constraint", "bits by", "flips to collapse", "not collapsed", "times the search's"]
-    return Table("Flips to collapse", note, head, cells, *_ANYWHERE)
+    return Table("Flips to collapse", note, head, cells, *ANYWHERE)
 
 
 def _flips_words(it: Row) -> str:
@@ -299,7 +290,7 @@ def _attack_table(title: str, head: list[str], rows: Rows, what: Callable[[Row],
         for it in rows
     ]
     head = [*head, "runs", *(title for title, _ in _ATTACKED.values()), "over random [nats/token]"]
-    return Table(title, _MEANS, head, cells, *_ANYWHERE)
+    return Table(title, _MEANS, head, cells, *ANYWHERE)
 
 
 def _said(it: Row, name: str, scale: float = 1.0) -> str:

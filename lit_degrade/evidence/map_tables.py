@@ -3,7 +3,7 @@
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lit_degrade.evidence.doses import DAMAGE, Estimate, estimate
 from lit_degrade.evidence.figures.distributions import OUTSIDE, averaged, components_of, damages_of, metrics_of, span, table_of
 from lit_degrade.evidence.figures.outcomes import metric_of, words
 from lit_degrade.evidence.figures.super_weights import confirmed_words, effect_words
-from lit_degrade.evidence.groups import full_label
+from lit_degrade.evidence.group_tables import ANYWHERE, Rows, write_group_tables
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Interval
@@ -29,11 +29,8 @@ _OF_WEIGHTS = {
     "nats_lost_control_max": "controls, worst [nats/token]",
 }  # fmt: skip
 """Columns of super_weights.csv that the pages show the means of, and how they are headed."""
-Rows = list[dict[str, Any]]
 Tables = dict[str, pd.DataFrame]
 """Name of a file -> lines that the runs of one group left in it."""
-_ANYWHERE = (0, "")
-"""Group and file of a table that does not know its own."""
 
 
 def write_map_tables(section: Section, folder: Path) -> list[Table]:
@@ -45,20 +42,14 @@ def write_map_tables(section: Section, folder: Path) -> list[Table]:
 
     Returns: tables for the pages.
     """
-    found = []
-    for kind, (source, make, show) in _KINDS.items():
-        file, rows = f"{section.design.summary}_{kind}.csv", []
-        for i, group in enumerate(section.groups):
-            runs = list(group.rows["run_id"])
-            own = {name: of_runs(table_of(section, name), runs) for name in (source, CLUSTER_EFFECTS, SPIKES)}
-            if not len(own[source]):
-                continue
-            rows += [{"group": full_label(group), **group.conditions} | row for row in make(own)]
-            if show and (it := show(own)):
-                found.append(replace(it, title=f"{it.title}, {words(full_label(group))}", group=i, file=file))
-        if rows:
-            pd.DataFrame(rows).convert_dtypes().to_csv(folder / file, index=False)
-    return found
+
+    def of_group(
+        source: str, make: Callable[[Tables], Rows], show: Callable[[Tables], Table | None] | None, runs: Sequence[str]
+    ) -> tuple[Rows, Table | None]:
+        own = {name: of_runs(table_of(section, name), runs) for name in (source, CLUSTER_EFFECTS, SPIKES)}
+        return (make(own), show(own) if show else None) if len(own[source]) else ([], None)
+
+    return write_group_tables(section, folder, {kind: partial(of_group, *how) for kind, how in _KINDS.items()})
 
 
 def profile_rows(own: Tables) -> Rows:
@@ -118,7 +109,7 @@ def _profile_table(own: Tables) -> Table | None:
         for name, ratio in zip(ratios.index, ratios.to_numpy(dtype=float), strict=True)
     ]
     head = ["component", "share of weights", *(metric_of(str(name)) for name in ratios)]
-    return Table(f"Where the {k:,} highest weights lie", note, head, rows, *_ANYWHERE)
+    return Table(f"Where the {k:,} highest weights lie", note, head, rows, *ANYWHERE)
 
 
 def ablation_rows(own: Tables) -> Rows:
@@ -138,7 +129,7 @@ def _ablation_table(own: Tables) -> Table:
     rows = [
         [words(it["unit"]), it["kind"], it["way"], _count(it["weights"]), str(it["lost_n"]), _lost(it)] for it in units[:MOST]
     ]
-    return Table("Ablation", note, ["unit", "kind", "method", "weights", "n", "lost [nats/token]"], rows, *_ANYWHERE)
+    return Table("Ablation", note, ["unit", "kind", "method", "weights", "n", "lost [nats/token]"], rows, *ANYWHERE)
 
 
 def _harm(unit: Mapping[str, Any]) -> tuple[float, float]:
@@ -177,7 +168,7 @@ def _super_weight_table(own: Tables) -> Table:
         published = known.get(str(found["published"].iloc[0]), "")
         rows.append([*cells, number(found["p"].max()), confirmed_words(found["confirmed"]), published])
     head = ["parameter", "row", "column", "found by", *_OF_WEIGHTS.values(), "p", "confirmed", "published"]
-    return Table("Super weights", note, head, rows, *_ANYWHERE)
+    return Table("Super weights", note, head, rows, *ANYWHERE)
 
 
 def cluster_rows(own: Tables) -> Rows:
@@ -228,7 +219,7 @@ def _cluster_table(own: Tables) -> Table | None:
         for n, it in {row["cluster"]: row for row in rows}.items()
     ]
     head = ["cluster", "matrices", "which", "silhouette", "noise to DBSCAN", *(f"lost by {way} [nats/token]" for way in ways)]
-    return Table("Clusters of matrices", note, head, cells, *_ANYWHERE) if rows else None
+    return Table("Clusters of matrices", note, head, cells, *ANYWHERE) if rows else None
 
 
 def correlation_rows(own: Tables) -> Rows:

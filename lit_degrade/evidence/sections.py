@@ -20,11 +20,13 @@ from lit_degrade.evidence.runs import Runs
 from lit_degrade.evidence.verdicts import Verdict, judge
 from lit_degrade.records.paths import RANKINGS
 
-
 FIRST = "comparison"
 """What a reader sees first: one subject in all its variants."""
 UNCLAIMED = {
-    FIRST: ("Variants side by side", "What do pruning, noise and attacks make of one subject, and what does each variant answer?"),
+    FIRST: (
+        "Variants side by side",
+        "What do pruning, noise and attacks make of one subject, and what does each variant answer?",
+    ),
     "evaluate": ("Subjects as they are", "How good is a subject?"),
     "benchmarks": ("Benchmarks", "How many items does a subject get right?"),
     "finetune": ("Fine-tuning", "What does clean fine-tuning do to a subject?"),

@@ -54,7 +54,8 @@ def walk(settings: PerturbationSettings, variants: str, levels: Sequence[float],
     elif settings.method == "none":
         return []
     else:
-        named = {f"{settings.method}_{settings.target}": (settings, levels)}
+        bits = f"_{settings.bits}" if settings.method == "bit_flip" and settings.bits != "all" else ""
+        named = {f"{settings.method}_{settings.target}{bits}": (settings, levels)}
         if not levels:
             raise UserError(f"perturbation.method '{settings.method}' needs levels: --model.levels '[LEVEL, …]'.")
     cells = []
