@@ -230,10 +230,9 @@ def test_what_was_done_in_inference_mode_is_undone_outside_of_it(precision: str)
     subject = load_subject(SubjectSpec("tiny-250k", precision=precision), 0, torch.device("cpu"), train=False)
     flips = PerturbationSettings("bit_flip", "blocks", bits="scales")
     before = weights_sha256(subject.model)
-    with ExitStack() as stack:
-        with torch.inference_mode():
-            stack.enter_context(perturbed(subject, flips, Dose(0.01, 0)))
-            assert weights_sha256(subject.model) != before
+    with ExitStack() as stack, torch.inference_mode():
+        stack.enter_context(perturbed(subject, flips, Dose(0.01, 0)))
+        assert weights_sha256(subject.model) != before
     assert weights_sha256(subject.model) == before
 
 
