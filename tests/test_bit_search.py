@@ -264,7 +264,9 @@ def test_a_summary_says_what_is_a_bound() -> None:
     assert [found[f"{key}_free_a"] for key in ("flips", "collapsed", "factor", "at_least")] == [30, 2, 7.5, False]
     assert [found[f"{key}_free_b"] for key in ("flips", "collapsed", "factor", "at_least")] == [100, 1, 25, True]
     assert [found[f"{key}_free_c"] for key in ("flips", "at_least")] == [51, True]
-    assert summarised([*rows("search", 100), *rows("a", 30)], "free")["factor_free_a"] is None
+    assert found["log10_factor_free_a"] == pytest.approx(math.log10(7.5))
+    without = summarised([*rows("search", 100), *rows("a", 30)], "free")
+    assert without["factor_free_a"] is without["log10_factor_free_a"] is None
 
 
 @pytest.fixture(scope="module")

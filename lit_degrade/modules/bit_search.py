@@ -229,6 +229,7 @@ def summarised(rows: Sequence[dict[str, Any]], constraint: str) -> dict[str, Any
             f"flips_{constraint}_{arm}": flips,
             f"collapsed_{constraint}_{arm}": sum(row["collapsed"] for row in draws),
             f"factor_{constraint}_{arm}": flips / search["flips"] if search["collapsed"] else None,
+            f"log10_factor_{constraint}_{arm}": math.log10(flips / search["flips"]) if search["collapsed"] else None,
             f"at_least_{constraint}_{arm}": at_least,
         }
     return facts

@@ -124,7 +124,7 @@ OUTCOMES |= {
     for constraint, rule in CONSTRAINTS.items() for arm, label in FLIP_ARMS.items()
 }  # fmt: skip
 OUTCOMES |= {
-    f"factor_{constraint}_{arm}": Outcome(f"flips to collapse, {rule}: {label} over the search", "ratio")
+    f"log10_factor_{constraint}_{arm}": Outcome(f"flips to collapse, {rule}: {label} over the search", "powers of ten")
     for constraint, rule in CONSTRAINTS.items() for arm, label in FLIP_ARMS.items() if arm != "search"
 }  # fmt: skip
 ATTACKS = {"random": "random noise", "fgsm": "FGSM", "pgd": "PGD"}
