@@ -52,7 +52,7 @@ def test_the_record_says_what_was_pruned(half: Path) -> None:
     assert summary["steps"] == 1
     assert summary["kl_from_intact"] > 0
     assert manifest_of(half)["sha256"]["subject_after"] != manifest_of(half)["sha256"]["subject"]
-    assert [stage.get("experiment") for stage in manifest_of(half)["lineage"]] == [None, "prune"]
+    assert [stage.get("experiment") for stage in manifest_of(half)["lineage"]] == [None, "pruning"]
 
 
 @pytest.mark.parametrize("limits", [["--trainer.max_steps", "0"], ["--trainer.max_steps", "7", "--trainer.max_epochs", "3"]])
@@ -88,7 +88,7 @@ def test_other_runs_may_be_about_a_pruned_subject(tmp_path: Path) -> None:
     attack = f"{ROOT}/configs/prune.yaml --model.prune.method=magnitude --model.prune.sparsity=0.7"
     args = ["--attacked_by", attack, "--results", str(tmp_path), "--trainer.max_steps", "20", "--model.lr", "1e-3"]
     assert main(["fit", "--config", str(ROOT / "configs/healing.yaml"), *SMALL, *args]) == 0
-    healed, pruned = (summary_of(next(tmp_path.glob(f"{name}/*/summary.json")).parent) for name in ("healing", "prune"))
+    healed, pruned = (summary_of(next(tmp_path.glob(f"{name}/*/summary.json")).parent) for name in ("healing", "pruning"))
     assert healed["attacked_by_run"] == pruned["run_id"]
     assert healed["nats_per_token_pre"] == pytest.approx(pruned["nats_per_token_post"], rel=1e-6)
     assert healed["nats_per_token_intact"] == pruned["nats_per_token_pre"]
