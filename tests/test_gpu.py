@@ -1,4 +1,4 @@
-"""What needs a CUDA device: the main job at every precision, perturbations, text, criticality."""
+"""What needs a CUDA device: the main job at every precision, perturbations, text, criticality, pruning, bits and inputs."""
 
 import json
 from pathlib import Path
@@ -59,3 +59,29 @@ def test_what_matters_is_the_same_on_every_device(config: str, tmp_path: Path) -
         found.append(json.loads(summary.read_text()))
     for name in ("excess_magnitude_k10", "worst_nats_lost", "output_threshold", "nats_per_token_pre"):
         assert found[0].get(name, 0) == pytest.approx(found[1].get(name, 0), rel=1e-2, abs=1e-4), name
+
+
+SMALL = {
+    "prune": ("log_perplexity_ratio", ["--model.prune.method", "sparsegpt", "--model.prune.calibration_blocks", "4"]),
+    "adversarial": ("nats_lost_pgd_linf", ["--model.windows", "2", "--model.epsilons", "[0.1]", "--model.draws", "1"]),
+    "bit_sensitivity": ("nonfinite_share", ["--model.k", "1", "--model.blocks", "2"]),
+    "bit_search": (
+        "flips_free_search",
+        ["--model.constraints", "[free]", "--model.control_budget", "64"],
+    ),
+    "benchmarks": ("lambada_perplexity", ["--model.limit", "8"]),
+    "comparison": ("pruned sparsegpt 0.5: perplexity", ["--model.decoding.max_new_tokens", "4"]),
+}
+
+
+@pytest.mark.parametrize("config", SMALL)
+def test_pruning_bits_inputs_and_benchmarks_are_the_same_on_every_device(config: str, tmp_path: Path) -> None:
+    column, few = SMALL[config]
+    base = ["fit" if config == "prune" else "test", "--config", str(ROOT / f"configs/{config}.yaml"), *few]
+    found = []
+    for device in ("cpu", "cuda"):
+        own = ["--trainer.accelerator", device, "--results", str(tmp_path / device), "--verbosity", "quiet"]
+        assert main([*base, "--subject", "tiny-60k", "--text.probe_tokens", "2048", *own]) == 0
+        (summary,) = (tmp_path / device).glob(f"*/*/{paths.SUMMARY}")
+        found.append(json.loads(summary.read_text())[column])
+    assert found[1] == pytest.approx(found[0], rel=1e-2)

@@ -119,7 +119,7 @@ def load_designs(path: Path) -> list[Design]:
 
 
 def shipped_designs() -> list[Design]:
-    """The designs of priorities 1 to 4, healing, the audit and criticality."""
+    """The suite's own designs, those of priorities 1 to 4 first."""
     return [design for path in sorted(SHIPPED.glob("*.yaml"), key=_priorities_first) for design in load_designs(path)]
 
 
