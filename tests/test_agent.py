@@ -128,6 +128,7 @@ def test_the_agent_heals_and_keeps_its_own_run(server: LoopbackServer, workplace
     assert attack.summary["run_id"] == records[healed.summary["run_id"]]["attacked_by_run"]
 
 
+@pytest.mark.slow
 def test_generated_text_arrives_as_files_and_as_a_table(server: LoopbackServer, workplace: Client, tmp_path: Path) -> None:
     args = ["--variants", "gauss_attn", "--model.levels", "[0.0, 0.5]", "--model.repetitions", "1", "--subject", "tiny-60k"]
     small = ["--text.probe_tokens", "2048", "--model.decoding.max_new_tokens", "2", "--results", str(tmp_path / "results")]

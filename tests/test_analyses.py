@@ -32,6 +32,7 @@ def command(folder: Path, *args: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_analysis_of_the_docs_is_one_file_and_one_config(tmp_path: Path) -> None:
     (tmp_path / "configs").mkdir()
     (tmp_path / "positions.py").write_text(block("python", "PositionModule"))
@@ -72,6 +73,7 @@ def test_sweeps_of_several_analyses_name_what_exists(name: str) -> None:
         assert set(configs) == answers_test - {"configs/exchange_rate.yaml", "configs/catalysts.yaml"}
 
 
+@pytest.mark.slow
 def test_a_page_about_a_sweep_holds_its_runs_and_what_came_before_them(tmp_path: Path) -> None:
     attack = f"{ROOT}/configs/finetune.yaml --trainer.max_steps=2"
     path = sweep_file(

@@ -1,8 +1,7 @@
 """The page "Coming from the earlier scripts": nothing that they offered is missing, and every line that replaces it runs.
 
 Lines run as they stand, in a folder with copies of `configs/` and `sweeps/` that ask for little, with tiny subjects instead of
-those that need the hub. The first line of every config, every `list`, and the `report` of small folders always run; the others,
-and sweeps, which start processes of their own, with the slow tests.
+those that need the hub. Every `list`, the help and plain evaluations always run; all others with the slow tests.
 """
 
 import copy
@@ -195,18 +194,16 @@ def run_of(out: str) -> Path:
     return Path(out.strip().splitlines()[-1])
 
 
-MUCH = re.compile(r" report results(/criticality|/degradation)? ")
-"""Reports of many records, or of many pictures."""
+LIGHT = ("list ", "predict --help", "fit --help", "test --config configs/evaluate.yaml")
+"""How commands begin that are always run; all others run with the slow tests."""
 
 
 def _lines() -> list[Any]:
-    """Every command of the page; slow: sweeps, large reports, and what differs in its options only from a line before it."""
-    lines, seen = [], set()
+    """Every command of the page."""
+    lines = []
     for command in COMMANDS:
-        configs = tuple(re.findall(r"--config (\S+)", command))
-        slow = command.startswith(BEGINS + "sweep ") or configs in seen or MUCH.search(command)
-        seen |= {configs} - {()}
-        lines.append(pytest.param(command, id=command.removeprefix(BEGINS), marks=[pytest.mark.slow] if slow else []))
+        words = command.removeprefix(BEGINS)
+        lines.append(pytest.param(command, id=words, marks=[] if words.startswith(LIGHT) else [pytest.mark.slow]))
     return lines
 
 

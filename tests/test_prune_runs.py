@@ -110,6 +110,7 @@ def test_fine_tuning_keeps_zeros_if_asked(half: Path, tmp_path: Path) -> None:
     assert summary_of(kept)["keep_zeros"] is True
 
 
+@pytest.mark.slow
 def test_zeros_of_half_precision_stay_zero(tmp_path: Path) -> None:
     record = run(tmp_path / "a", "--precision", "fp16", "--model.prune.pattern", "2:4", verb=PRUNE)
     args = ["--subject", str(record), "--precision", "fp16", "--model.keep_zeros", "true"]
