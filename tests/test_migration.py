@@ -138,6 +138,8 @@ class Workplace:
             config["subject"] = self.tiny(config["subject"])
         for key, value in SHRUNK.get(path.stem, {}).items() if path.parent.name == "configs" else ():
             set_key(config, key, value)
+        if path.parent.name == "modes":
+            set_key(config, "model.k", SHRUNK["criticality"]["model.k"])
         return config
 
     def _small_sweep(self, path: Path) -> dict[str, Any]:
@@ -168,11 +170,12 @@ class Workplace:
     def records(self, experiment: str) -> list[str]:
         """Records of a config, made now if there are none."""
         wanted = [("43", []), ("44", [])] if experiment.startswith("priority") else [("43", [])]
-        header = (ROOT / f"configs/{experiment}.yaml").read_text()
+        config = {"pruning": "prune"}.get(experiment, experiment)
+        header = (ROOT / f"configs/{config}.yaml").read_text()
         verb = re.search(r"python -m lit_degrade (\w+)", header)
         assert verb
         for seed, rest in wanted:
-            line = [verb[1], "--config", f"configs/{experiment}.yaml", "--seed_everything", seed, "--verbosity", "quiet", *rest]
+            line = [verb[1], "--config", f"configs/{config}.yaml", "--seed_everything", seed, "--verbosity", "quiet", *rest]
             assert main(line) == 0
         return sorted(str(path.parent) for path in Path("results").glob(f"{experiment}/*/{paths.SUMMARY}"))
 
