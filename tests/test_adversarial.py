@@ -205,7 +205,7 @@ def test_a_change_acts_as_on_the_plain_model_in_every_family(family: str) -> Non
     assert (values["pgd"] >= values["fgsm"]).all()
 
 
-@pytest.mark.parametrize("name", ["tiny-60k", "tiny-250k", "tiny-1m"])
+@pytest.mark.parametrize("name", ["tiny-60k", "tiny-250k", pytest.param("tiny-1m", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("norm", NORMS)
 def test_ascent_beats_one_step_beats_chance(name: str, norm: Norm) -> None:
     subject = load(name)

@@ -103,6 +103,7 @@ with wandb.init(project="p", id="one", dir=sys.argv[1]) as run:
 """
 
 
+@pytest.mark.slow
 def test_another_intact_subject_is_another_artifact(server: LoopbackServer, workplace: Client, tmp_path: Path) -> None:
     """W&B tells artifacts apart by their files, not by their metadata."""
     workplace.run(sys.executable, "-c", USE, str(tmp_path))

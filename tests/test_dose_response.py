@@ -438,6 +438,7 @@ def test_sampled_texts_of_one_set_of_weights_count_each() -> None:
     assert doses.observations(table, "dreams_it.distinct_2").tolist() == [0.9, 0.8, 0.7]
 
 
+@pytest.mark.slow
 def test_greedy_and_sampled_text_have_figures_of_their_own(tmp_path: Path) -> None:
     for sampled in (False, True):
         for subject in ("tiny-1m", "tiny-3m"):

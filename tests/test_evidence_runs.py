@@ -87,6 +87,7 @@ values = some.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None)
 @given(some.sampled_from(["summary.json", "manifest.json", "config.yaml"]), some.integers(0, 100), values)
 def test_no_value_can_crash_a_report(tmp_path_factory: pytest.TempPathFactory, name: str, at: int, value: Any) -> None:

@@ -217,6 +217,7 @@ def test_folders_without_a_hash_load_as_before(half: Path, tmp_path: Path) -> No
     assert load(random_folder("llama", tmp_path / "other")).lineage[0]["name"] == str(tmp_path / "other")
 
 
+@pytest.mark.slow
 def test_adapters_and_what_came_of_attacked_subjects_are_looked_at_too(tmp_path: Path) -> None:
     first = run(tmp_path / "a", "--adapter", "lora", verb=FINETUNE)
     second = run(tmp_path / "b", "--adapter", "lora", "--subject", str(first), verb=FINETUNE)

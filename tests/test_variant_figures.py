@@ -325,6 +325,7 @@ def test_answers_are_said_to_the_letter_in_markdown(answer: str) -> None:
     assert answers_in(table_lines(Table("", "", ["variant", "answer"], [["as given", line]], 0, ""))) == [["as given", line]]
 
 
+@pytest.mark.slow
 @given(answer=st.one_of(MARKUP, st.text(st.characters(exclude_categories=["Cs"]), max_size=80)))
 @settings(max_examples=25, deadline=None, phases=NO_SHRINKING, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_answers_survive_files_and_pages(answer: str, tmp_path_factory: pytest.TempPathFactory) -> None:
