@@ -144,7 +144,7 @@ class AdversarialModule(SubjectModule):
         ids = self.attacked.ids[:1]
         try:
             reason = "" if gradient_of(self.subject, ids, ids).any() else "it is zero"
-        except (RuntimeError, NotImplementedError) as error:
+        except RuntimeError as error:  # NotImplementedError is one, too
             if out_of_memory(error):
                 raise
             reason = " ".join(str(error).split()) or type(error).__name__

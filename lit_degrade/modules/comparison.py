@@ -135,8 +135,7 @@ class ComparisonModule(SubjectModule):
                 count = variant.how.calibration_blocks
                 self.windows[count] = self.drawn_calibration(count)
             elif isinstance(variant.how, DoseSettings):
-                for _ in edits(self.subject, variant.how, Dose(variant.how.level, self.seed)):
-                    break
+                next(edits(self.subject, variant.how, Dose(variant.how.level, self.seed)))
             elif variant.kind == "other":
                 spec = SubjectSpec(variant.name, self.spec.precision, self.spec.adapter)
                 self.others[variant.name] = load_subject(spec, self.seed, device, train=False)
