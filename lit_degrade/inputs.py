@@ -1,6 +1,8 @@
 """Files and command lines that a user writes beside configs: their mistakes become one line."""
 
 import argparse
+import functools
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, NoReturn
@@ -8,6 +10,21 @@ from typing import Any, NoReturn
 import yaml
 
 from lit_degrade.errors import UserError
+
+
+def file_sha256(path: Path) -> str:
+    """Hash of a file's bytes, computed once for a file that does not change.
+
+    Raises: OSError when it cannot be read.
+    """
+    status = path.stat()
+    return _sha256(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@functools.cache
+def _sha256(path: Path, size: int, mtime_ns: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_yaml(path: Path, what: str) -> Any:
