@@ -38,7 +38,7 @@ from lit_degrade.records.mode import wandb_mode
 from lit_degrade.records.run_record import RunRecord
 from lit_degrade.records.tracking import RecordLogger, fetch_subject, wandb_logger
 from lit_degrade.subjects.catalog import HUB, LADDER, Adapter, Precision, SubjectSpec
-from lit_degrade.subjects.loading import files_sha256, locate
+from lit_degrade.subjects.files import files_sha256, locate
 from lit_degrade.text import TextSource
 
 ARTIFACT = "wandb-artifact:"

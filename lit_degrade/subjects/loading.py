@@ -13,12 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_degrade.errors import UserError, unknown
+from lit_degrade.errors import UserError
 from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Anatomy
-from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, GROUPS, HUB, LADDER, SubjectSpec
+from lit_degrade.subjects.catalog import GROUPS, SubjectSpec
+from lit_degrade.subjects.files import BASE, files_sha256, locate, refuse_changed_files
 from lit_degrade.subjects.hub import go_offline_if_unreachable, hub_endpoint
-from lit_degrade.subjects.lineage import FILE as LINEAGE
 from lit_degrade.subjects.lineage import Lineage, read_lineage, write_lineage
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32, "nf4": torch.float32}
@@ -107,7 +107,7 @@ class Subject:
         if self.spec.adapter == "lora":
             self.model.save_pretrained(folder, safe_serialization=True)
             base = {"base_subject": self.spec.name, "precision": self.spec.precision}
-            (folder / "base_subject.json").write_text(json.dumps(base, indent=2) + "\n")
+            (folder / BASE).write_text(json.dumps(base, indent=2) + "\n")
         else:
             state = {k: v.to(self.autocast_dtype) if self.autocast_dtype else v for k, v in self.model.state_dict().items()}
             config = self.model.config
@@ -158,16 +158,6 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def files_sha256(folder: Path, without: str = "") -> str:
-    """Hash of the files that a local subject is loaded from, by name; one of them may be left out."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json") and p.name != without):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Silence the loading bars and advice of the libraries below us; their errors still come through."""
@@ -185,39 +175,6 @@ def quiet_libraries() -> Iterator[None]:
             transformers_logging.set_verbosity(verbosity)
 
 
-def locate(name: str) -> str:
-    """Folder or hub id of a subject.
-
-    Raises: UserError for a name that is neither in the catalogue, nor a folder, nor of the form OWNER/NAME.
-    """
-    if name in LADDER:
-        return str(EMBEDDED_FOLDER / name)
-    if name in HUB:
-        return HUB[name]
-    folder = Path(name).expanduser()
-    if (folder / "summary.json").is_file():
-        folder /= "subject"
-        if not folder.is_dir():
-            raise UserError(f"Run record '{name}' kept no subject: its run had no RegisterArtifacts callback.")
-    if folder.is_dir():
-        if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-            raise UserError(f"Folder '{name}' holds no subject: expected config.json (or adapter_config.json) in it.")
-        return str(folder)
-    if name.startswith((".", "~", "/")) or name.count("/") != 1:
-        raise unknown("subject", name, [*LADDER, *HUB, "a folder", "a hub id OWNER/NAME"])
-    return name
-
-
-def _refuse_changed_files(folder: Path) -> None:
-    """Raise: UserError for a folder that holds other files than the run that wrote its lineage has saved there."""
-    saved = read_lineage(folder, "", "")[-1].get("files_sha256")
-    if saved and saved != (found := files_sha256(folder, without=LINEAGE)):
-        raise UserError(
-            f"Subject folder '{folder}' has been changed since it was saved: its files have the hash {found[:12]}, and its "
-            f"{LINEAGE} says {saved[:12]}."
-        )
-
-
 def load_subject(spec: SubjectSpec, seed: int, device: torch.device, train: bool) -> Subject:
     """Load a subject.
 
@@ -233,8 +190,8 @@ def load_subject(spec: SubjectSpec, seed: int, device: torch.device, train: bool
 
     place = locate(spec.name)
     if Path(place).is_dir():
-        _refuse_changed_files(Path(place))
-    base = Path(place) / "base_subject.json"
+        refuse_changed_files(Path(place))
+    base = Path(place) / BASE
     if base.is_file():
         return _load_adapted(spec, Path(place), json.loads(base.read_text()), seed, device, train)
     offline = False if Path(place).is_dir() else go_offline_if_unreachable()
