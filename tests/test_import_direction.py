@@ -7,7 +7,7 @@ import lit_degrade
 
 ORDER = [
     "subjects", "text.py", "tasks", "generation", "curvature", "perturbations", "measures", "criticality", "pruning", "faults",
-    "adversarial", "stimuli", "records", "evidence", "modules", "callbacks", "run.py", "grids",
+    "adversarial", "stimuli", "records", "evidence", "modules", "callbacks", "command_line.py", "run.py", "grids",
 ]  # fmt: skip
 """From what everything may use to what only the command line uses."""
 

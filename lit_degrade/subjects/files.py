@@ -101,17 +101,36 @@ def content_sha256(name: str) -> str:
 
     Raises: UserError for what `locate` refuses, and for adapters whose base is not there.
     """
-    place = Path(locate(name))
-    if name in (*LADDER, *HUB) or not place.is_dir():
+    place = _folder(name)
+    if place is None:
         return ""
     digest = hashlib.sha256()
-    for path in sorted(p for p in place.iterdir() if p.suffix in _SUFFIXES or p.name in _NAMES):
+    for path in _read_from(place):
         digest.update(path.name.encode())
         digest.update(_without_places(path))
     base = base_of(place)
     if base is not None:
         digest.update((content_sha256(base) or (base if base in LADDER else locate(base))).encode())
     return digest.hexdigest()
+
+
+def content_files(name: str) -> list[Path]:
+    """Files that `content_sha256` looks into."""
+    place = _folder(name)
+    if place is None:
+        return []
+    base = base_of(place)
+    return [*_read_from(place), *(content_files(base) if base is not None else ())]
+
+
+def _folder(name: str) -> Path | None:
+    """Where a subject named by its place lies; None for one that its name identifies."""
+    place = Path(locate(name))
+    return None if name in (*LADDER, *HUB) or not place.is_dir() else place
+
+
+def _read_from(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if p.suffix in _SUFFIXES or p.name in _NAMES)
 
 
 def _without_places(path: Path) -> bytes:
