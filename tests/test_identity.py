@@ -21,6 +21,7 @@ from lit_degrade.grids.sweep_file import command_line, load_sweep, own_arguments
 from lit_degrade.modules import FinetuneModule
 from lit_degrade.records import paths
 from lit_degrade.run import resolve
+from lit_degrade.stimuli.catalog import OptimizerName
 from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, SubjectSpec
 from lit_degrade.text import TextSource
 
@@ -126,18 +127,23 @@ def test_what_changes_numbers_changes_the_id() -> None:
     assert len({*ids.values(), PINNED["configs"]["finetune"]}) == len(OTHER) + 1
 
 
-def test_a_new_key_whose_default_means_as_before_leaves_ids_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = FinetuneModule.__init__
+def test_a_new_key_whose_default_means_as_before_leaves_ids_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class WithANewKey(FinetuneModule):
+        def __init__(
+            self, subject: SubjectSpec, text: TextSource, seed: int, lr: float = 1e-4, batch: int = 8, block: int = 128,
+            optimizer: OptimizerName = "adamw", keep_zeros: bool = False, momentum: float = 0.0,
+        ) -> None:  # fmt: skip
+            super().__init__(subject, text, seed, optimizer, lr, batch, block, keep_zeros)
+            self.momentum = momentum
 
-    def with_a_new_key(
-        self: Any, subject: SubjectSpec, text: TextSource, seed: int, lr: float = 1e-4, batch: int = 8, block: int = 128,
-        optimizer: str = "adamw", keep_zeros: bool = False, momentum: float = 0.0,
-    ) -> None:  # fmt: skip
-        before(self, subject, text, seed, optimizer, lr, batch, block, keep_zeros)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(FinetuneModule, "__init__", with_a_new_key)
-    assert id_of(*FIT) == PINNED["configs"]["finetune"]
-    assert id_of(*FIT, "--model.momentum", "0.5") not in (PINNED["configs"]["finetune"], id_of(*FIT, "--model.momentum", "0.9"))
+    WithANewKey.__name__ = WithANewKey.__qualname__ = "FinetuneModule"
+    WithANewKey.__module__ = "lit_degrade.modules"
+    monkeypatch.setattr(modules, "FinetuneModule", WithANewKey)
+    config = tmp_path / "finetune.yaml"
+    config.write_text((ROOT / "configs/finetune.yaml").read_text().replace(": Fine", ": lit_degrade.modules.Fine"))
+    fit = ["fit", "--config", str(config)]
+    assert id_of(*fit) == PINNED["configs"]["finetune"]
+    assert len({id_of(*fit), id_of(*fit, "--model.momentum", "0.5"), id_of(*fit, "--model.momentum", "0.9")}) == 3
 
 
 def test_a_new_field_of_settings_leaves_ids_alone() -> None:
@@ -158,24 +164,26 @@ def test_a_new_field_of_settings_leaves_ids_alone() -> None:
     module.__annotations__ = {"one": Settings, "many": Sequence[Settings], "none": Settings | None}
     assert changed(module, {"one": full, "many": [], "none": None}) == {}
     assert changed(module, {"one": {**full, "a": 1}}) == {"one": {"a": 1}}
-    assert changed(module, {"many": [full, {**full, "a": 1.0}]}) == {"many": [{"a": 2, "deep": []}, {"deep": []}]}
+    assert changed(module, {"many": [full, {**full, "a": 1.0}]}) == {"many": [{"a": 2}, {}]}
     assert changed(module, {"none": {**full, "new": 0.5}})["none"]["new"] == 0.5
 
 
 @pytest.fixture
 def files(tmp_path: Path) -> Path:
     """Everything that a config can name by its place."""
-    (tmp_path / "text.txt").write_text("one\ntwo\n")
-    (tmp_path / "items.jsonl").write_text('{"text": "the last word"}\n')
-    (tmp_path / "picture.png").write_bytes(b"a picture")
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks/task.yaml").write_text("task: mine\n")
-    save_file({"a": torch.arange(3)}, tmp_path / "chosen.safetensors")
-    shutil.copytree(EMBEDDED_FOLDER / "tiny-60k", tmp_path / "subject")
-    (tmp_path / "adapters").mkdir()
-    (tmp_path / "adapters/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "subject")}))
-    (tmp_path / "adapters/base_subject.json").write_text(json.dumps({"base_subject": str(tmp_path / "subject")}))
-    return tmp_path
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "text.txt").write_text("one\ntwo\n")
+    (here / "items.jsonl").write_text('{"text": "the last word"}\n')
+    (here / "picture.png").write_bytes(b"a picture")
+    (here / "tasks").mkdir()
+    (here / "tasks/task.yaml").write_text("task: mine\n")
+    save_file({"a": torch.arange(3)}, here / "chosen.safetensors")
+    shutil.copytree(EMBEDDED_FOLDER / "tiny-60k", here / "subject")
+    (here / "adapters").mkdir()
+    (here / "adapters/adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(here / "subject")}))
+    (here / "adapters/base_subject.json").write_text(json.dumps({"base_subject": str(here / "subject")}))
+    return here
 
 
 BENCHMARKS = ["test", "--config", str(ROOT / "configs/benchmarks.yaml")]

@@ -43,6 +43,11 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789"))
 
 
+def to_yaml(config: Mapping[str, Any]) -> str:
+    """A config as a file that gives the same one again."""
+    return yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 class RunRecord:
     """Collects what a run produces; `close` writes the rest and moves the folder into place.
 
@@ -157,7 +162,7 @@ class RunRecord:
     def close(self, exit_state: ExitState, detail: str = "") -> Path:
         """Write summary, metrics, config and manifest, and move the folder into place; returns it."""
         self.durations_s["total"] = time.monotonic() - self._started
-        self.save_text(paths.CONFIG, yaml.dump(self.config, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+        self.save_text(paths.CONFIG, to_yaml(self.config))
         self.save_table(paths.METRICS, self.metrics or [{"step": 0}])
         summary = {"run_id": self.run_id, "experiment": self.experiment, "exit_state": exit_state, **self.summary}
         self.save_text(paths.SUMMARY, json.dumps(plain(summary), indent=2) + "\n")
