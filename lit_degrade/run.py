@@ -30,6 +30,7 @@ from lit_degrade.callbacks import Perturb, ShowProgress, WriteRecord
 from lit_degrade.curvature.null_space import NullSpaceSettings
 from lit_degrade.errors import Diverged, OutOfMemory, UserError, unknown
 from lit_degrade.generation.generator import out_of_memory
+from lit_degrade.inputs import check_configs
 from lit_degrade.modules import SubjectModule
 from lit_degrade.modules.stimulus import StimulusSettings
 from lit_degrade.records import paths
@@ -243,6 +244,7 @@ def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
     """Parse a command line and, unless only its record is wanted, run it."""
     args = _in_full(args)
     _refuse_linked_keys(args)
+    check_configs(args)
     _set_log_level(logging.ERROR)
     os.environ.setdefault("WANDB_SILENT", "true")
     warnings.simplefilter("ignore")
