@@ -72,14 +72,14 @@ def read_yaml(path: Path, what: str) -> Any:
     root = _composed(path, what)
     try:
         return yaml.SafeLoader("").construct_document(root) if root else None
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date that no calendar has
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that no calendar has
         raise _not_yaml(path, what, error) from error
 
 
 def check_configs(args: Sequence[str]) -> None:
     """Check the YAML files that a command line names, and those that they name, before its parser takes the last of equal keys.
 
-    Raises: UserError for one that is not UTF-8, is not YAML, holds no keys or gives one twice. A missing one is left to the parser.
+    Raises: UserError for one that is not UTF-8, is not YAML, holds no keys or gives one twice. Missing ones are the parser's.
     """
     checked: set[str] = set()
     for before, arg in zip(("", *args), args, strict=False):
@@ -112,7 +112,7 @@ def _composed(path: Path, what: str) -> yaml.Node | None:
         root = yaml.compose("".join(read_lines(path)), getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except OSError as error:
         raise UserError(f"{what} '{path}' cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise _not_yaml(path, what, error) from error
     for node in _nodes(root):
         lines: dict[tuple[str, str], int] = {}

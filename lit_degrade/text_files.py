@@ -30,7 +30,7 @@ def file_paragraphs(path: Path) -> Iterator[list[str]]:
         raise UserError(f"Text file '{path}' cannot be read as {suffix}: {reason}.") from error
 
 
-def record_text(record: Any, where: str) -> str:
+def _record(record: Any, where: str) -> str:
     """The text of a record: a string, or what an object has as `text`.
 
     Raises: ValueError, saying `where` the record is, for anything else.
@@ -62,12 +62,12 @@ def _plain(path: Path) -> Iterator[list[str]]:
     yield [piece for line in read_lines(path) for piece in line.splitlines() if piece.strip()]
 
 
-def _parsed(text: str, first_line: int) -> Any:
+def _parsed(text: str, what: str, first_line: int = 1) -> Any:
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
-        line = first_line + error.lineno - 1
-        raise ValueError(f"line {line}, column {error.colno}: expected JSON, found none ({error.msg})") from error
+        where = f"line {first_line + error.lineno - 1}, column {error.colno}"
+        raise ValueError(f"{where}: expected a whole {what} in JSON, found none ({error.msg})") from error
     except (ValueError, RecursionError) as error:  # a number too long, or lists too deep, for Python
         raise ValueError(f"line {first_line}: {error}") from error
 
@@ -75,14 +75,14 @@ def _parsed(text: str, first_line: int) -> Any:
 def _json_lines(path: Path) -> Iterator[list[str]]:
     for number, line in enumerate(read_lines(path), 1):
         if line.strip():
-            yield [record_text(_parsed(line, number), f"line {number}")]
+            yield [_record(_parsed(line.rstrip("\n"), "record", number), f"line {number}")]
 
 
 def _json(path: Path) -> Iterator[list[str]]:
     start = next((line.lstrip() for line in read_lines(path) if line.strip()), "")
     if start.startswith("["):
-        for number, record in enumerate(_parsed("".join(read_lines(path)), 1), 1):
-            yield [record_text(record, f"entry {number} of the array (from 1)")]
+        for number, record in enumerate(_parsed("".join(read_lines(path)), "array"), 1):
+            yield [_record(record, f"entry {number} of the array (from 1)")]
     else:
         yield from _json_lines(path)
 
