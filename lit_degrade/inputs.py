@@ -90,10 +90,9 @@ def check_configs(args: Sequence[str]) -> None:
 
 
 def _check_config(path: Path, checked: set[str], whole: bool = False) -> None:
-    real = os.path.realpath(path)
-    if real in checked or not os.path.isfile(path):
+    if not os.path.isfile(path) or os.path.realpath(path) in checked:
         return
-    checked.add(real)
+    checked.add(os.path.realpath(path))
     root = _composed(path, "Config")
     with path.open("rb") as file:
         encoding = encoding_of(file.read(4))
