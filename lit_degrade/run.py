@@ -34,7 +34,7 @@ from lit_degrade.command_line import (
 )
 from lit_degrade.errors import Diverged, OutOfMemory, UserError
 from lit_degrade.generation.generator import out_of_memory
-from lit_degrade.inputs import file_sha256
+from lit_degrade.inputs import check_configs, file_sha256
 from lit_degrade.modules import SubjectModule
 from lit_degrade.records import paths
 from lit_degrade.records.cache import Cache
@@ -250,6 +250,7 @@ def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
     """Parse a command line and, unless only its record is wanted, run it."""
     args = in_full(args)
     refuse_linked_keys(args)
+    check_configs(args)
     _set_log_level(logging.ERROR)
     os.environ.setdefault("WANDB_SILENT", "true")
     warnings.simplefilter("ignore")
