@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ BASE = "base_subject.json"
 """Beside adapters that a run saved: the subject they belong to, and the hash of its content if it is a place."""
 ADAPTERS = "adapter_config.json"
 """Beside all adapters, as PEFT writes it: their shape, and the name of their base."""
+_WHOLE = re.compile(r"(model|pytorch_model).*\.(safetensors|bin)(\.index\.json)?$")
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
 _NAMES = ("merges.txt", "vocab.txt")
 """What weights, config, tokenizer and processor are read from; the last suffix is SentencePiece's."""
@@ -48,25 +50,30 @@ def base_of(folder: Path) -> str | None:
 
     A folder is looked for from where we are, then from the adapters.
 
-    Raises: UserError when the adapters do not say it, or when no such subject is known.
+    Raises: UserError when the adapters do not say it, when no such subject is known, or when whole weights lie beside them.
     """
-    file, key = (folder / BASE, "base_subject")
+    file, key = folder / BASE, "base_subject"
     if not file.is_file():
-        file, key = (folder / ADAPTERS, "base_model_name_or_path")
-        if (folder / "config.json").is_file() or not file.is_file():
+        file, key = folder / ADAPTERS, "base_model_name_or_path"
+        if not file.is_file():
             return None
+    if whole := sorted(path.name for path in folder.iterdir() if _WHOLE.match(path.name)):
+        raise UserError(
+            f"Subject folder '{folder}' holds both whole weights ({whole[0]}) and adapters ({file.name}): keep one of them."
+        )
     name = read_json(file).get(key)
     if not name or not isinstance(name, str):
         raise UserError(f"Adapters in '{folder}' do not say which subject they belong to: set {key} in {file.name}.")
     beside = folder / name
     if name not in (*LADDER, *HUB) and beside.is_dir() and not Path(name).expanduser().is_dir():
         name = str(beside)
+    needs = f"Adapters in '{folder}' belong to '{name}' ({key} in {file.name}), which is"
     try:
-        place = locate(name)
+        place = Path(locate(name))
     except UserError as error:
-        raise UserError(f"Adapters in '{folder}' need the subject '{name}' ({key} in {file.name}). {error}") from error
-    if Path(place).resolve() == folder.resolve():
-        raise UserError(f"Adapters in '{folder}' cannot belong to themselves: set {key} in {file.name}.")
+        raise UserError(f"{needs} not there. {error}") from error
+    if place.is_dir() and ((place / BASE).is_file() or (place / ADAPTERS).is_file()):
+        raise UserError(f"{needs} adapters too: merge those into their base first (merge_and_unload, then save_pretrained).")
     return name
 
 
@@ -137,3 +144,18 @@ def refuse_changed_files(folder: Path) -> None:
             f"Subject folder '{folder}' has been changed since it was saved: its files have the hash {found[:12]}, and its "
             f"{LINEAGE} says {saved[:12]}."
         )
+
+
+def refuse_changed_base(folder: Path, base: str) -> None:
+    """Raise: UserError for saved adapters whose base has other content than when they were made."""
+    saved = read_json(folder / BASE).get("base_sha256") if (folder / BASE).is_file() else None
+    if saved and saved != (found := content_sha256(base)):
+        raise changed_base(folder, base, "content", found or "none, as a name that is known", saved)
+
+
+def changed_base(folder: Path, base: str, what: str, found: str, saved: str) -> UserError:
+    """Error for adapters whose base is not what it was, with both hashes."""
+    return UserError(
+        f"Adapters in '{folder}' belong to '{base}', which has been changed since: its {what} has the hash {found[:12]}, and "
+        f"had {saved[:12]} when they were made. Restore it, or make the adapters again."
+    )
