@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from lit_degrade.errors import UserError
@@ -69,13 +70,16 @@ def read_adapters(model: Any, folder: Path) -> Any:
             config.lora_dropout, config.inference_mode = 0.0, False
             config.task_type = None  # one class of model, whatever the adapters were trained for
             adapted = get_peft_model(model, config)
-            result: Any = set_peft_model_state_dict(adapted, load_file(path, device=str(model.device)))
+            trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+            state, held = load_file(path, device=str(model.device)), adapted.state_dict()
+            copied = sorted(name for name in state if name in held and name not in trained)
+            changed = [name for name in copied if not torch.equal(state.pop(name).to(held[name].dtype), held[name])]
+            result: Any = set_peft_model_state_dict(adapted, state)
     except Exception as error:  # PEFT raises ValueError, KeyError, RuntimeError and more for adapters of another model
         raise UserError(f"{where} do not fit {type(model).__name__}: {' '.join(str(error).split())[:400]}") from error
-    trained = {name for name, parameter in adapted.named_parameters() if parameter.requires_grad}
+    if changed:
+        raise UserError(f"{where} hold other weights of their base than it has: {some(changed)}. {_MERGE}")
     missing, unexpected = sorted(trained & set(result.missing_keys)), sorted(result.unexpected_keys)
-    if not missing and len(header) > len(trained):  # weights of the base itself, which PEFT takes without a word
-        unexpected = unexpected or sorted(name for name in header if ".lora_" not in name)
     if missing or unexpected:
         facts = [f"{len(n)} {what} ({some(n)})" for what, n in (("missing", missing), ("unexpected", unexpected)) if n]
         raise UserError(f"{where} do not fit their {ADAPTERS} and {type(model).__name__}: tensors {'; '.join(facts)}. {_MERGE}")

@@ -88,7 +88,10 @@ def read_header(path: Path) -> Header:
             return {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except SafetensorError as error:
         size = path.stat().st_size
-        raise UserError(f"'{path}' ({size} bytes) is no whole safetensors file: {error}. Copy or download it again.") from error
+        raise UserError(
+            f"Weights cannot be loaded from '{path}': {size} bytes that are no whole safetensors file ({error}). Copy or "
+            f"download it again."
+        ) from error
 
 
 def _weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:

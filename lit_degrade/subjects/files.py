@@ -156,6 +156,6 @@ def refuse_changed_base(folder: Path, base: str) -> None:
 def changed_base(folder: Path, base: str, what: str, found: str, saved: str) -> UserError:
     """Error for adapters whose base is not what it was, with both hashes."""
     return UserError(
-        f"Adapters in '{folder}' belong to '{base}', which has been changed since: its {what} has the hash {found[:12]}, and "
-        f"had {saved[:12]} when they were made. Restore it, or make the adapters again."
+        f"Adapters in '{folder}' belong to '{base}', which has been changed since: the hash of its {what} is {found[:12]}, and "
+        f"was {saved[:12]} when they were made. Restore it, or make the adapters again."
     )

@@ -359,18 +359,16 @@ def _load_adapted(spec: SubjectSpec, folder: Path, base: str, seed: int, device:
 def _refuse_changed_weights(folder: Path, below: Subject) -> None:
     """Raise: UserError for saved adapters whose base has other weights than their lineage says.
 
-    Weights hash alike only at the precision that they were hashed at. Adapters that name the content of their base are
-    compared by that before it is loaded.
+    Weights hash alike only at the precision that they were hashed at; codes also differ by device and version of bitsandbytes.
+    Adapters that name the content of their base are compared by that, before it is loaded.
     """
-    if not (folder / BASE).is_file() or read_json(folder / BASE).get("precision") != below.spec.precision:
+    saved_at = read_json(folder / BASE).get("precision") if (folder / BASE).is_file() else None
+    if saved_at != below.spec.precision or saved_at in QUANTISED:
         return
     stages = read_lineage(folder, "", "")[: len(below.lineage)]
     found, saved = below.lineage[-1]["sha256"], stages[-1]["sha256"]
     if saved and (len(stages) < len(below.lineage) or found != saved):
-        codes = (
-            ", whose codes may also differ by device and version of bitsandbytes" if below.spec.precision in QUANTISED else ""
-        )
-        raise changed_base(folder, below.spec.name, f"weights at {below.spec.precision}{codes},", found, saved)
+        raise changed_base(folder, below.spec.name, f"weights at {saved_at}", found, saved)
 
 
 def _loading_failure(name: str, place: str, offline: bool, error: Exception) -> str:
