@@ -9,9 +9,9 @@ from torch import nn
 
 from lit_degrade.errors import UserError
 from lit_degrade.seeds import generator
-from lit_degrade.subjects.agreement import ADAPTER_WEIGHTS, instead, read_header, refuse_unreadable, some
+from lit_degrade.subjects.agreement import ADAPTER_WEIGHTS, read_header, refuse_unreadable
 from lit_degrade.subjects.anatomy import Anatomy
-from lit_degrade.subjects.files import ADAPTERS, read_json
+from lit_degrade.subjects.files import ADAPTERS, instead, read_json, some
 from lit_degrade.subjects.quiet import quiet_libraries
 
 LORA_RANK = 8

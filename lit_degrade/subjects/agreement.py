@@ -9,9 +9,8 @@ from typing import Any
 from lit_degrade.errors import UserError
 from lit_degrade.subjects.anatomy import FAMILIES
 from lit_degrade.subjects.catalog import Precision
-from lit_degrade.subjects.files import read_json
+from lit_degrade.subjects.files import TO_SAFETENSORS, WEIGHTS, instead, read_json, some
 
-WEIGHTS = "model.safetensors"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _TOKENIZERS = (("tokenizer.json",), ("tokenizer.model",), ("vocab.json", "merges.txt"), ("vocab.txt",))
@@ -22,7 +21,6 @@ _NF4 = (".absmax", ".quant_map", ".quant_state.bitsandbytes__nf4")
 """Without one of them, NF4 codes would be read as weights."""
 _DEPTH = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 _VISION = re.compile(r"(^|\.)vision_(tower|model)\.")
-_TO_SAFETENSORS = "safetensors.torch.save_file({{{name}: v.clone() for k, v in {read}.items()}}, '{file}', {{'format': 'pt'}})"
 
 Header = dict[str, tuple[str, list[int]]]
 """What a safetensors file says of each tensor: its dtype, as safetensors names it, and its shape."""
@@ -117,20 +115,6 @@ def _weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
     raise UserError(f"Subject folder '{folder}' has no weights: expected {WEIGHTS} (or {index.name}). {instead(folder)}")
 
 
-def instead(folder: Path, expected: str = WEIGHTS) -> str:
-    """What to do with weights in another format than that of the expected file."""
-    names = sorted(path.name for path in folder.iterdir())
-    if pickles := [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")) and name != "training_args.bin"]:
-        read = f"torch.load('{pickles[0]}', weights_only=True)"
-        return f"Pickles ({some(pickles)}) are not read; convert: {_TO_SAFETENSORS.format(name='k', read=read, file=expected)}."
-    if gguf := [name for name in names if name.endswith(".gguf")]:
-        return (
-            f"GGUF ({some(gguf)}) is not read; convert: AutoModelForCausalLM.from_pretrained('{folder}', gguf_file='{gguf[0]}')"
-            f".save_pretrained('{folder}'), and AutoTokenizer likewise."
-        )
-    return f"It holds {', '.join(names)}."
-
-
 def stored_precision(name: str, config: Any, asked: Precision) -> Precision | None:
     """Precision that quantised weights are stored at; None for unquantised ones.
 
@@ -197,7 +181,7 @@ def _remedy(model: Any, missing: list[str], unexpected: list[str]) -> str:
         how = "removeprefix" if all(name.startswith(wrapper) for name in unexpected) else "replace"
         strip = f"k.{how}('{wrapper}')" if how == "removeprefix" else f"k.{how}('{wrapper}', '')"
         read = f"safetensors.torch.load_file('{WEIGHTS}')"
-        return f"The names agree without '{wrapper}'; strip it: {_TO_SAFETENSORS.format(name=strip, read=read, file=WEIGHTS)}."
+        return f"The names agree without '{wrapper}'; strip it: {TO_SAFETENSORS.format(name=strip, read=read, file=WEIGHTS)}."
     text = model.config.get_text_config()
     asked, held = text.num_hidden_layers, _held_layers(stored, missing, unexpected, text.num_hidden_layers)
     if held not in (0, asked):
@@ -266,12 +250,6 @@ def refuse_tokenizer(name: str, tokenizer: Any, rows: int) -> None:
             f"Subject '{name}': its tokenizer has {size} tokens and its embedding {rows} rows. Provide the tokenizer that the "
             f"weights were trained with, or resize the embedding (resize_token_embeddings({size})) and train it."
         )
-
-
-def some(names: Collection[str]) -> str:
-    """The first three names."""
-    first = ", ".join(list(names)[:3])
-    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
 
 
 def _are(names: Collection[str]) -> str:

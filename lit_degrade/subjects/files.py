@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ BASE = "base_subject.json"
 """Beside adapters that a run saved: the subject they belong to, and the hash of its content if it is a place."""
 ADAPTERS = "adapter_config.json"
 """Beside all adapters, as PEFT writes it: their shape, and the name of their base."""
+WEIGHTS = "model.safetensors"
+TO_SAFETENSORS = "safetensors.torch.save_file({{{name}: v.clone() for k, v in {read}.items()}}, '{file}', {{'format': 'pt'}})"
+"""How weights that have been read are written as safetensors; `name` is an expression of their name `k`."""
 _WHOLE = re.compile(r"(model|pytorch_model).*\.(safetensors|bin)(\.index\.json)?$")
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
 _NAMES = ("merges.txt", "vocab.txt")
@@ -38,7 +42,9 @@ def locate(name: str) -> str:
             raise UserError(f"Run record '{name}' kept no subject: its run had no RegisterArtifacts callback.")
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / ADAPTERS).is_file():
-            raise UserError(f"Folder '{name}' holds no subject: expected config.json (or adapter_config.json) in it.")
+            raise UserError(
+                f"Folder '{name}' holds no subject: expected config.json (or adapter_config.json) in it. {instead(folder)}"
+            )
         return str(folder)
     if name.startswith((".", "~", "/")) or name.count("/") != 1:
         raise unknown("subject", name, [*LADDER, *HUB, "a folder", "a hub id OWNER/NAME"])
@@ -75,6 +81,27 @@ def base_of(folder: Path) -> str | None:
     if place.is_dir() and ((place / BASE).is_file() or (place / ADAPTERS).is_file()):
         raise UserError(f"{needs} adapters too: merge those into their base first (merge_and_unload, then save_pretrained).")
     return name
+
+
+def instead(folder: Path, expected: str = WEIGHTS) -> str:
+    """What to do with weights in another format than that of the expected file."""
+    names = sorted(path.name for path in folder.iterdir())
+    if pickles := [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")) and name != "training_args.bin"]:
+        read = f"torch.load('{pickles[0]}', weights_only=True)"
+        return f"Pickles ({some(pickles)}) are not read; convert: {TO_SAFETENSORS.format(name='k', read=read, file=expected)}."
+    if gguf := [name for name in names if name.endswith(".gguf")]:
+        read = f"from_pretrained('{folder}', gguf_file='{gguf[0]}'"
+        return (
+            f"GGUF ({some(gguf)}) is not read; convert: AutoModelForCausalLM.{read}, quantization_config=GgufConfig("
+            f"dequantize=True)).save_pretrained('{folder}') and AutoTokenizer.{read}).save_pretrained('{folder}')."
+        )
+    return f"It holds {some(names)}." if names else "It is empty."
+
+
+def some(names: Collection[str]) -> str:
+    """The first three names."""
+    first = ", ".join(list(names)[:3])
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from lit_degrade.subjects.agreement import (
 from lit_degrade.subjects.anatomy import FAMILIES, Anatomy
 from lit_degrade.subjects.catalog import GROUPS, SubjectSpec
 from lit_degrade.subjects.files import (
+    ADAPTERS,
     BASE,
     base_of,
     changed_base,
@@ -41,6 +42,7 @@ from lit_degrade.subjects.quiet import quiet_libraries
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32, "nf4": torch.float32}
 """dtype that the unquantised weights are loaded in, by precision."""
 QUANTISED = ("int8", "nf4")
+_HUB_ADAPTERS = "Subject '{name}' holds adapters: download it (hf download {place} --local-dir FOLDER), then --subject FOLDER."
 
 
 @dataclass(frozen=True)
@@ -285,9 +287,7 @@ def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bo
         load(plain, "meta")
     model = load(config, str(device), **options)
     if getattr(model, "_hf_peft_config_loaded", False):
-        raise UserError(
-            f"Subject '{spec.name}' holds adapters: download it (hf download {place} --local-dir FOLDER), give FOLDER."
-        )
+        raise UserError(_HUB_ADAPTERS.format(name=spec.name, place=place))
     if spec.precision in QUANTISED and not any(p.dtype in (torch.int8, torch.uint8) for p in model.parameters()):
         raise UserError(
             f"Subject '{spec.name}' cannot be had at precision '{spec.precision}': bitsandbytes finds no matrix to quantise in "
@@ -377,6 +377,8 @@ def _loading_failure(name: str, place: str, offline: bool, error: Exception) -> 
     said = " ".join(str(error).split())[:400] or type(error).__name__
     if Path(place).is_dir():
         return f"Subject '{name}' cannot be loaded from '{place}': {said}"
+    if isinstance(try_to_load_from_cache(place, ADAPTERS), str):
+        return _HUB_ADAPTERS.format(name=name, place=place)
     kept = try_to_load_from_cache(place, "config.json")
     if offline and isinstance(kept, str):
         refuse_flawed_files(Path(kept).parent)
