@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,10 @@ BASE = "base_subject.json"
 """Beside adapters that a run saved: the subject they belong to, and the hash of its content if it is a place."""
 ADAPTERS = "adapter_config.json"
 """Beside all adapters, as PEFT writes it: their shape, and the name of their base."""
+WEIGHTS = "model.safetensors"
+TO_SAFETENSORS = "safetensors.torch.save_file({{{name}: v.clone() for k, v in {read}.items()}}, '{file}', {{'format': 'pt'}})"
+"""How weights that have been read are written as safetensors; `name` is an expression of their name `k`."""
+_WHOLE = re.compile(r"(model|pytorch_model).*\.(safetensors|bin)(\.index\.json)?$")
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".model")
 _NAMES = ("merges.txt", "vocab.txt")
 """What weights, config, tokenizer and processor are read from; the last suffix is SentencePiece's."""
@@ -36,7 +42,9 @@ def locate(name: str) -> str:
             raise UserError(f"Run record '{name}' kept no subject: its run had no RegisterArtifacts callback.")
     if folder.is_dir():
         if not (folder / "config.json").is_file() and not (folder / ADAPTERS).is_file():
-            raise UserError(f"Folder '{name}' holds no subject: expected config.json (or adapter_config.json) in it.")
+            raise UserError(
+                f"Folder '{name}' holds no subject: expected config.json (or adapter_config.json) in it. {instead(folder)}"
+            )
         return str(folder)
     if name.startswith((".", "~", "/")) or name.count("/") != 1:
         raise unknown("subject", name, [*LADDER, *HUB, "a folder", "a hub id OWNER/NAME"])
@@ -48,26 +56,52 @@ def base_of(folder: Path) -> str | None:
 
     A folder is looked for from where we are, then from the adapters.
 
-    Raises: UserError when the adapters do not say it, or when no such subject is known.
+    Raises: UserError when the adapters do not say it, when no such subject is known, or when whole weights lie beside them.
     """
-    file, key = (folder / BASE, "base_subject")
+    file, key = folder / BASE, "base_subject"
     if not file.is_file():
-        file, key = (folder / ADAPTERS, "base_model_name_or_path")
-        if (folder / "config.json").is_file() or not file.is_file():
+        file, key = folder / ADAPTERS, "base_model_name_or_path"
+        if not file.is_file():
             return None
+    if whole := sorted(path.name for path in folder.iterdir() if _WHOLE.match(path.name)):
+        raise UserError(
+            f"Subject folder '{folder}' holds both whole weights ({whole[0]}) and adapters ({file.name}): keep one of them."
+        )
     name = read_json(file).get(key)
     if not name or not isinstance(name, str):
         raise UserError(f"Adapters in '{folder}' do not say which subject they belong to: set {key} in {file.name}.")
     beside = folder / name
     if name not in (*LADDER, *HUB) and beside.is_dir() and not Path(name).expanduser().is_dir():
         name = str(beside)
+    needs = f"Adapters in '{folder}' belong to '{name}' ({key} in {file.name}), which is"
     try:
-        place = locate(name)
+        place = Path(locate(name))
     except UserError as error:
-        raise UserError(f"Adapters in '{folder}' need the subject '{name}' ({key} in {file.name}). {error}") from error
-    if Path(place).resolve() == folder.resolve():
-        raise UserError(f"Adapters in '{folder}' cannot belong to themselves: set {key} in {file.name}.")
+        raise UserError(f"{needs} not there. {error}") from error
+    if place.is_dir() and ((place / BASE).is_file() or (place / ADAPTERS).is_file()):
+        raise UserError(f"{needs} adapters too: merge those into their base first (merge_and_unload, then save_pretrained).")
     return name
+
+
+def instead(folder: Path, expected: str = WEIGHTS) -> str:
+    """What to do with weights in another format than that of the expected file."""
+    names = sorted(path.name for path in folder.iterdir())
+    if pickles := [name for name in names if name.endswith((".bin", ".pt", ".pth", ".ckpt")) and name != "training_args.bin"]:
+        read = f"torch.load('{pickles[0]}', weights_only=True)"
+        return f"Pickles ({some(pickles)}) are not read; convert: {TO_SAFETENSORS.format(name='k', read=read, file=expected)}."
+    if gguf := [name for name in names if name.endswith(".gguf")]:
+        read = f"from_pretrained('{folder}', gguf_file='{gguf[0]}'"
+        return (
+            f"GGUF ({some(gguf)}) is not read; convert: AutoModelForCausalLM.{read}, quantization_config=GgufConfig("
+            f"dequantize=True)).save_pretrained('{folder}') and AutoTokenizer.{read}).save_pretrained('{folder}')."
+        )
+    return f"It holds {some(names)}." if names else "It is empty."
+
+
+def some(names: Collection[str]) -> str:
+    """The first three names."""
+    first = ", ".join(list(names)[:3])
+    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -156,3 +190,18 @@ def refuse_changed_files(folder: Path) -> None:
             f"Subject folder '{folder}' has been changed since it was saved: its files have the hash {found[:12]}, and its "
             f"{LINEAGE} says {saved[:12]}."
         )
+
+
+def refuse_changed_base(folder: Path, base: str) -> None:
+    """Raise: UserError for saved adapters whose base has other content than when they were made."""
+    saved = read_json(folder / BASE).get("base_sha256") if (folder / BASE).is_file() else None
+    if saved and saved != (found := content_sha256(base)):
+        raise changed_base(folder, base, "content", found or "none, as a name that is known", saved)
+
+
+def changed_base(folder: Path, base: str, what: str, found: str, saved: str) -> UserError:
+    """Error for adapters whose base is not what it was, with both hashes."""
+    return UserError(
+        f"Adapters in '{folder}' belong to '{base}', which has been changed since: the hash of its {what} is {found[:12]}, and "
+        f"was {saved[:12]} when they were made. Restore it, or make the adapters again."
+    )
