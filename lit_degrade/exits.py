@@ -79,8 +79,8 @@ def undisturbed() -> Iterator[None]:
     finally:
         for number, handler in kept:
             signal.signal(number, handler)
-    for number in arrived[:1]:
-        signal.raise_signal(number)
+    for first in arrived[:1]:
+        signal.raise_signal(first)
 
 
 @contextmanager

@@ -42,15 +42,14 @@ class RegisterArtifacts(pl.Callback):
             if isinstance(logger, WandbTracker):
                 logger.use_subject(before)
                 for name, kind in kinds.items():
-                    logger.log_artifact(record.partial / name, f"{kind}-{record.run_id}", kind, {"lineage": lineage})
+                    logger.log_artifact(name, f"{kind}-{record.run_id}", kind, {"lineage": lineage})
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: SubjectModule) -> None:  # type: ignore[override]
         """Register the generated text, as files and as a table."""
         record = pl_module.record
-        files = sorted(record.partial.glob(paths.OUTPUTS))
         for logger in trainer.loggers:
-            if isinstance(logger, WandbTracker) and files:
-                logger.log_outputs(files, f"outputs-{record.run_id}", {"sha256": record.hashes})
+            if isinstance(logger, WandbTracker):
+                logger.log_outputs(paths.OUTPUTS, f"outputs-{record.run_id}", {"sha256": record.hashes})
 
 
 def _measured(module: SubjectModule, when: str) -> dict[str, Any]:

@@ -88,6 +88,7 @@ class RunRecord:
         self.hashes: dict[str, str] = {}
         self.notes: dict[str, Any] = {}
         self._created: list[Path] = []
+        self._closed = False
         self._journal = ""
         self._lock = Lock(parent / f".{self.run_id}.lock", f"run {self.run_id}")
         self._started = time.monotonic()
@@ -130,9 +131,14 @@ class RunRecord:
             ) from error
 
     def caution(self, text: str) -> None:
-        """Say what a reader of this record must know, and note it there."""
+        """Say what a reader of this record must know, and note it in the manifest, which may be in its place already."""
         self.notes.setdefault("cautions", []).append(text)
         print(f"lit_degrade: caution: {text}", file=sys.stderr)
+        if self._closed:
+            manifest = self.folder / paths.MANIFEST
+            with suppress(OSError):  # the record stands without it
+                noted = {**json.loads(manifest.read_text(encoding="utf-8")), "cautions": self.notes["cautions"]}
+                self.save_text(paths.MANIFEST, json.dumps(noted, indent=2) + "\n")
 
     def add(self, **facts: Fact) -> None:
         """Add columns to the summary row."""
@@ -147,7 +153,7 @@ class RunRecord:
     @contextmanager
     def whole(self, name: str) -> Iterator[Path]:
         """Where to write a file or folder of the record: it takes its name when it is whole, and else nothing is left of it."""
-        path = self.partial / name
+        path = self._place / name
         path.parent.mkdir(exist_ok=True)
         hidden = path.with_name(f".{path.name}")
         try:
@@ -163,13 +169,13 @@ class RunRecord:
 
         with self.whole(name) as path:
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path, dict(metadata or {}))
-        return self.partial / name
+        return self._place / name
 
     def save_text(self, name: str, text: str) -> Path:
         """Write a text file; returns it."""
         with self.whole(name) as path:
             path.write_text(text, encoding="utf-8")
-        return self.partial / name
+        return self._place / name
 
     def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write rows as CSV, columns in order of first appearance; returns the file."""
@@ -178,7 +184,7 @@ class RunRecord:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        return self.partial / name
+        return self._place / name
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -238,6 +244,7 @@ class RunRecord:
         if self.folder.exists():
             self.folder.rename(self.replaced)
         self.partial.rename(self.folder)
+        self._closed = True
         _remove(self.replaced)
 
     def discard(self) -> None:
@@ -250,6 +257,10 @@ class RunRecord:
         for path in reversed(self._created):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
+
+    @property
+    def _place(self) -> Path:
+        return self.folder if self._closed else self.partial
 
     def _mend(self) -> None:
         """Undo what a process that was killed while it replaced a record has left half done."""

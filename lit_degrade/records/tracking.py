@@ -60,11 +60,11 @@ class RecordLogger(Logger):
 
 
 class WandbTracker(Logger):
-    """Lightning logger of a W&B run that has started. The run itself never depends on it.
+    """Lightning logger of a W&B run that has started. The run record never depends on it.
 
-    Every call of the client is made on its own thread and waited for at most ANSWER_S seconds. One that fails, or does not come
-    back, becomes a caution in the record, and W&B gets nothing more of this run but its end. What was logged until then lies in
-    the W&B run's own folder, for `wandb sync`.
+    Artifacts are logged when the record is in place, and from there. Every call of the client is made on its own thread and is
+    waited for at most ANSWER_S seconds; one that fails, or does not come back, becomes a caution in the record, and W&B gets
+    nothing more of this run but its end. What it got until then lies in the W&B run's own folder, for `wandb sync`.
     """
 
     def __init__(self, record: RunRecord, run: Any) -> None:
@@ -74,8 +74,9 @@ class WandbTracker(Logger):
         self.run = run
         self.lost = False
         """whether a call has failed"""
-        self.folder = os.path.relpath(run.settings.sync_dir, record.folder.parent)
-        record.notes["wandb"] = {"run": run.path, "mode": "offline" if run.offline else "online", "folder": self.folder}
+        self.later: list[Callable[[], None]] = []
+        folder = os.path.relpath(run.settings.sync_dir, record.folder.parent)
+        record.notes["wandb"] = {"run": run.path, "mode": "offline" if run.offline else "online", "folder": folder}
 
     @property
     def name(self) -> str:
@@ -95,41 +96,51 @@ class WandbTracker(Logger):
         """Nothing: the run has the whole resolved config already."""
 
     def use_subject(self, lineage: Sequence[Mapping[str, Any]]) -> None:
-        """Draw the edge from the subject that a run starts from; offline W&B cannot, and metadata carries it instead."""
+        """At the end, draw the edge from the subject that the run starts from; offline, the metadata carries it instead."""
         if not self.run.offline:
-            self._tell(lambda: use_subject(self.run, lineage))
+            self.later.append(lambda: self._tell(lambda: use_subject(self.run, lineage)))
 
-    def log_artifact(self, path: Path, name: str, kind: str, metadata: dict[str, Any]) -> None:
-        """Log a file or folder, where there is one."""
-        if path.exists():
-            self._tell(lambda: self.run.log_artifact(_artifact([path], name, kind, metadata)), _bytes(path) / COPIED_PER_S)
+    def log_artifact(self, file: str, name: str, kind: str, metadata: dict[str, Any]) -> None:
+        """At the end, log a file or folder of the record, where there is one."""
+        self.later.append(lambda: self._log_artifact([self.record.folder / file], name, kind, metadata))
 
-    def log_outputs(self, files: Sequence[Path], name: str, metadata: dict[str, Any]) -> None:
-        """Log generated text: the files as one artifact, and their objects as the rows of one table, `generations`."""
-        more_s = sum(map(_bytes, files)) / COPIED_PER_S
-        self._tell(lambda: self.run.log_artifact(_artifact(files, name, "outputs", metadata)), more_s)
-        self._tell(lambda: self.run.log({"generations": _table(files)}), more_s)
+    def log_outputs(self, pattern: str, name: str, metadata: dict[str, Any]) -> None:
+        """At the end, log generated text: files as one artifact, and their objects as the rows of one table, `generations`."""
+
+        def log() -> None:
+            files = sorted(self.record.folder.glob(pattern))
+            if files:
+                self._log_artifact(files, name, "outputs", metadata)
+                self._tell(lambda: self.run.log({"generations": _table(files)}), files)
+
+        self.later.append(log)
 
     def finish(self, exit_code: int) -> None:
-        """Give the run the record's summary, and end it so that everything is on disk (offline) or sent (online).
-
-        The record is in place already: what goes wrong here is said only.
-        """
+        """Log what was to come at the end, give the run the summary, and end it: all is on disk (offline) or sent (online)."""
 
         def end() -> None:
             self.run.summary.update({"run_id": self.record.run_id, **self.record.summary})
             self.run.finish(exit_code=exit_code)
 
+        if exit_code == 0:
+            for call in self.later:
+                call()
         self.lost = False
-        self._tell(end, self.run.settings.finish_timeout)
+        self._tell(end, more_s=self.run.settings.finish_timeout)
 
-    def _tell(self, call: Callable[[], Any], more_s: float = 0.0) -> None:
-        if not self.lost:
-            try:
-                _within(ANSWER_S + more_s, call)
-            except Exception as error:  # the client raises classes of several libraries
-                self.lost = True
-                self.record.caution(f"W&B: {_said(error)}. The record is complete without it; `wandb sync` sends what it has.")
+    def _log_artifact(self, files: Sequence[Path], name: str, kind: str, metadata: dict[str, Any]) -> None:
+        files = [path for path in files if path.exists()]
+        if files:
+            self._tell(lambda: self.run.log_artifact(_artifact(files, name, kind, metadata)), files)
+
+    def _tell(self, call: Callable[[], Any], files: Sequence[Path] = (), more_s: float = 0.0) -> None:
+        if self.lost:
+            return
+        try:
+            _within(ANSWER_S + more_s + sum(map(_bytes, files)) / COPIED_PER_S, call)
+        except Exception as error:  # the client raises classes of several libraries
+            self.lost = True
+            self.record.caution(f"W&B: {_said(error)}. The record does without it; `wandb sync` sends what W&B has got.")
 
 
 def wandb_tracker(record: RunRecord, mode: Mode) -> WandbTracker | None:
@@ -238,7 +249,7 @@ def _bytes(path: Path) -> int:
 
 def _said(error: Exception) -> str:
     """What an error says, in one line."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200].rstrip(".")
 
 
 def fetch_subject(name: str, folder: Path) -> Path:
