@@ -17,8 +17,9 @@ from lit_degrade.faults.patterns import bit_patterns
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.perturbations.bits import WIDTHS
 from lit_degrade.perturbations.storage import FORMATS, Floats, Quantised, stored
+from lit_degrade.subjects.adapters import add_lora
 from lit_degrade.subjects.anatomy import Anatomy
-from lit_degrade.subjects.loading import Subject, add_lora, weights_sha256
+from lit_degrade.subjects.loading import Subject, weights_sha256
 from lit_degrade.text import TokenStream
 
 IDS = torch.randint(V, (3, 20), generator=torch.Generator().manual_seed(0))

@@ -6,8 +6,9 @@ from pathlib import Path
 import lit_degrade
 
 ORDER = [
-    "subjects", "text.py", "tasks", "generation", "curvature", "perturbations", "measures", "criticality", "pruning", "faults",
-    "adversarial", "stimuli", "records", "evidence", "modules", "callbacks", "run.py", "grids",
+    "subjects", "text_files.py", "text.py", "tasks", "generation", "curvature", "perturbations", "measures", "criticality",
+    "pruning", "faults", "adversarial", "stimuli", "records", "evidence", "modules", "callbacks", "command_line.py", "run.py",
+    "grids",
 ]  # fmt: skip
 """From what everything may use to what only the command line uses."""
 
