@@ -1,6 +1,7 @@
 """The distributions of W&B sweep files, by their inverse distribution functions."""
 
 import itertools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,8 +13,9 @@ Inverse = Callable[[float, Mapping[str, Any]], Any]
 
 
 def draw(kind: str, entry: Mapping[str, Any], share: float) -> Any:
-    """Value of a parameter below which it falls with probability `share`."""
-    return DISTRIBUTIONS[kind][2](share, entry)
+    """Value of a parameter below which it falls with probability `share`; not finite where the entry is beyond floats."""
+    with np.errstate(all="ignore"):
+        return DISTRIBUTIONS[kind](share, entry)
 
 
 def _uniform(share: float, low: float, high: float) -> float:
@@ -55,7 +57,7 @@ def _quantised(inverse: Inverse) -> Inverse:
     def rounded(share: float, p: Mapping[str, Any]) -> Any:
         q = p.get("q", 1.0)
         value = float(np.round(inverse(share, p) / q) * q)
-        return int(value) if isinstance(q, int) else value
+        return int(value) if isinstance(q, int) and math.isfinite(value) else value
 
     return rounded
 
@@ -68,29 +70,24 @@ def _log_uniform_values(share: float, p: Mapping[str, Any]) -> float:
     return float(np.exp(_uniform(share, np.log(p["min"]), np.log(p["max"]))))
 
 
-RANGE = ("min", "max")
-DISTRIBUTIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...], Inverse]] = {
-    "constant": (("value",), (), lambda share, p: p["value"]),
-    "categorical": (("values",), (), _categorical),
-    "categorical_w_probabilities": (("values", "probabilities"), (), _weighted),
-    "int_uniform": (RANGE, (), _int_uniform),
-    "uniform": (RANGE, (), lambda share, p: _uniform(share, p["min"], p["max"])),
-    "q_uniform": (RANGE, ("q",), _quantised(lambda share, p: _uniform(share, p["min"], p["max"]))),
-    "log_uniform": (RANGE, (), _log_uniform),
-    "log_uniform_values": (RANGE, (), _log_uniform_values),
-    "q_log_uniform": (RANGE, ("q",), _quantised(_log_uniform)),
-    "q_log_uniform_values": (RANGE, ("q",), _quantised(_log_uniform_values)),
-    "inv_log_uniform": (RANGE, (), lambda share, p: _inverse_log(share, p["min"], p["max"])),
-    "inv_log_uniform_values": (
-        RANGE,
-        (),
-        lambda share, p: _inverse_log(share, -np.log(p["max"]), -np.log(p["min"])),
-    ),
-    "normal": ((), ("mu", "sigma"), _normal),
-    "q_normal": ((), ("mu", "sigma", "q"), _quantised(_normal)),
-    "log_normal": ((), ("mu", "sigma"), _log_normal),
-    "q_log_normal": ((), ("mu", "sigma", "q"), _quantised(_log_normal)),
-    "beta": ((), ("a", "b"), _beta),
-    "q_beta": ((), ("a", "b", "q"), _quantised(_beta)),
+DISTRIBUTIONS: dict[str, Inverse] = {
+    "constant": lambda share, p: p["value"],
+    "categorical": _categorical,
+    "categorical_w_probabilities": _weighted,
+    "int_uniform": _int_uniform,
+    "uniform": lambda share, p: _uniform(share, p["min"], p["max"]),
+    "q_uniform": _quantised(lambda share, p: _uniform(share, p["min"], p["max"])),
+    "log_uniform": _log_uniform,
+    "log_uniform_values": _log_uniform_values,
+    "q_log_uniform": _quantised(_log_uniform),
+    "q_log_uniform_values": _quantised(_log_uniform_values),
+    "inv_log_uniform": lambda share, p: _inverse_log(share, p["min"], p["max"]),
+    "inv_log_uniform_values": lambda share, p: _inverse_log(share, -np.log(p["max"]), -np.log(p["min"])),
+    "normal": _normal,
+    "q_normal": _quantised(_normal),
+    "log_normal": _log_normal,
+    "q_log_normal": _quantised(_log_normal),
+    "beta": _beta,
+    "q_beta": _quantised(_beta),
 }
-"""name -> entries it needs, entries it may have, inverse distribution function."""
+"""name -> inverse distribution function"""

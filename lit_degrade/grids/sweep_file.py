@@ -5,13 +5,14 @@ import itertools
 import json
 import math
 import random
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lit_degrade.errors import UserError, unknown
-from lit_degrade.grids.distributions import DISTRIBUTIONS, draw
+from lit_degrade.grids.entries import check_entry, check_number, check_text, count_in_grid, doubt, in_grid, kind_of, shown
 from lit_degrade.inputs import read_yaml
 
 Point = dict[str, Any]
@@ -25,6 +26,8 @@ NOT_HERE = {
     "image_uri": "launch jobs need the W&B server",
 }
 METHODS = ("grid", "random")
+NAME = r"[^\s=-][^\s=]*"
+"""What may follow the two dashes of a command line."""
 RANDOM_SEED = 42
 """Random points are the same at every start, so that an interrupted sweep goes on with its own."""
 
@@ -37,9 +40,12 @@ class SweepFile:
     program: str
     command: tuple[str, ...]
     method: str
-    parameters: dict[str, Any]
+    parameters: tuple[tuple[tuple[str, ...], dict[str, Any]], ...]
+    """names from the top-level parameter inwards -> entry, in W&B's order"""
     run_cap: int | None
     project: str | None
+    doubts: tuple[str, ...]
+    """one line each about entries that were hardly meant as W&B takes them"""
 
     @property
     def name(self) -> str:
@@ -55,58 +61,49 @@ def load_sweep(path: Path) -> SweepFile:
     found = read_yaml(path, "Sweep file")
     if not isinstance(found, dict):
         raise UserError(f"Sweep file '{path}' holds no keys: expected {', '.join(KEYS)}.")
+    _refuse_endless(path, found)
     for key in found:
         if key in NOT_HERE:
             raise UserError(f"{path}: '{key}' cannot be honoured: {NOT_HERE[key]}.")
         if key not in KEYS:
-            raise unknown(f"key of {path}", str(key), KEYS)
-    method = str(found.get("method", ""))
+            raise unknown(f"key of {path}", " ".join(str(key).split()), KEYS)
+    for key in ("program", "project"):
+        if not isinstance(found.get(key, ""), str | None):
+            raise UserError(f"{path}: '{key}' must be text, not {shown(found[key])}.")
+        check_text(f"{path}: {key}", found.get(key) or "")
+    method = found.get("method", "")
     if method == "bayes":
         raise UserError(f"{path}: method 'bayes' needs the results of earlier runs. Available: {', '.join(METHODS)}.")
     if method not in METHODS:
-        raise unknown(f"method of {path}", method, METHODS)
+        raise unknown(f"method of {path}", " ".join(str(method).split()), METHODS)
     parameters = found.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
         raise UserError(f"{path}: the grid is empty: expected at least one entry under 'parameters'.")
-    cap = found.get("run_cap")
-    if cap is not None and (not isinstance(cap, int) or cap < 1):
-        raise UserError(f"{path}: run_cap must be a whole number above 0, not {cap}.")
-    command = found.get("command") or ["${env}", "${interpreter}", "${program}", "${args}"]
-    if not isinstance(command, list):
-        raise UserError(f"{path}: 'command' must be a list, not {command!r}.")
-    sweep = SweepFile(
-        path,
-        str(found.get("program", "")),
-        tuple(map(str, command)),
-        method,
-        parameters,
-        cap,
-        found.get("project"),
-    )
-    for name, entry in _flat(parameters):
-        _check(path, method, name, entry)
-    return sweep
+    flat = tuple(_flat(path, parameters))
+    for names, entry in flat:
+        check_entry(_where(path, names), method, entry)
+    doubts = tuple(line for names, entry in flat if (line := doubt(_where(path, names), entry)))
+    cap, command = _run_cap(path, found), _command(path, found)
+    return SweepFile(path, found.get("program") or "", command, method, flat, cap, found.get("project"), doubts)
 
 
 def points(sweep: SweepFile, max_runs: int) -> list[Point]:
     """Every point of a grid, in W&B's order (the last of the sorted names changes fastest), or random points.
 
-    Raises: UserError for more points than `max_runs`, or random points without a number of them.
+    Raises: UserError for more points than `max_runs`, before any is made; for random points without a number of them, or with
+        a value that no float holds.
     """
-    flat = _flat(sweep.parameters)
     if sweep.method == "grid":
-        choices = [_choices(entry) for _, entry in flat]
-        count = math.prod(len(values) for values in choices)
+        count = math.prod(count_in_grid(entry) for _, entry in sweep.parameters)
         wanted = min(count, sweep.run_cap or count)
         _refuse_too_many(sweep, wanted, max_runs)
-        return [_nested(flat, values) for values in itertools.islice(itertools.product(*choices), wanted)]
+        choices = [in_grid(entry, wanted) for _, entry in sweep.parameters]
+        return [_nested(sweep, values) for values in itertools.islice(itertools.product(*choices), wanted)]
     if sweep.run_cap is None:
         raise UserError(f"{sweep.path}: method 'random' has no end: say how many runs with run_cap.")
     _refuse_too_many(sweep, sweep.run_cap, max_runs)
     draws = random.Random(RANDOM_SEED)  # noqa: S311 (the generator that W&B draws with)
-    return [
-        _nested(flat, [draw(_kind(entry), entry, draws.uniform(0.0, 1.0)) for _, entry in flat]) for _ in range(sweep.run_cap)
-    ]
+    return [_nested(sweep, _drawn(sweep, draws)) for _ in range(sweep.run_cap)]
 
 
 def command_line(sweep: SweepFile, point: Point, json_folder: Path) -> list[str]:
@@ -151,83 +148,78 @@ def own_arguments(sweep: SweepFile, words: list[str]) -> list[str]:
     return rest[3:]
 
 
-def _flat(parameters: Mapping[str, Any], prefix: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
-    """(path, entry) of every parameter in sorted order, nested blocks in the place of their own name."""
-    found: list[tuple[tuple[str, ...], Any]] = []
+def _refuse_endless(path: Path, found: dict[Any, Any]) -> None:
+    """Raise: UserError for a file whose anchors refer to what they are part of, or with a number too long to be written."""
+    try:
+        json.dumps(found, default=str, skipkeys=True)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"Sweep file '{path}' cannot be used: {' '.join(str(error).split())}.") from error
+
+
+def _run_cap(path: Path, found: Mapping[str, Any]) -> int | None:
+    cap = found.get("run_cap")
+    if cap is None:
+        return None
+    check_number(str(path), "run_cap", cap)
+    if not isinstance(cap, int) or cap < 1:
+        raise UserError(f"{path}: run_cap must be a whole number above 0, not {shown(cap)}.")
+    return cap
+
+
+def _command(path: Path, found: Mapping[str, Any]) -> tuple[str, ...]:
+    command = found.get("command") or ["${env}", "${interpreter}", "${program}", "${args}"]
+    if not isinstance(command, list):
+        raise UserError(f"{path}: 'command' must be a list, not {shown(command)}.")
+    for number, word in enumerate(command, 1):
+        if not isinstance(word, str | int | float):
+            raise UserError(f"{path}: word {number} of 'command' is {shown(word)}: expected text; put it in quotes.")
+        check_text(f"{path}: command", str(word))
+    return tuple(map(str, command))
+
+
+def _where(path: Path, names: tuple[str, ...]) -> str:
+    return f"{path}: parameter '{'.'.join(names)}'"
+
+
+def _flat(path: Path, parameters: Mapping[Any, Any], outer: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Names and entry of every parameter in sorted order, nested blocks in the place of their own name."""
     for name in sorted(parameters, key=str):
         entry = parameters[name]
+        if not isinstance(name, str) or not re.fullmatch(NAME, name):
+            raise UserError(
+                f"{path}: the parameter name {shown(name)} is no key of a run: expected text such as model.lr, "
+                "without leading dash, space or '='."
+            )
+        check_text(f"{path}: parameter", name)
         if isinstance(entry, dict) and set(entry) == {"parameters"} and isinstance(entry["parameters"], dict):
-            found += _flat(entry["parameters"], (*prefix, str(name)))
+            if not entry["parameters"]:
+                raise UserError(f"{_where(path, (*outer, name))}: the grid is empty: 'parameters' holds none.")
+            yield from _flat(path, entry["parameters"], (*outer, name))
         else:
-            found.append(((*prefix, str(name)), entry))
-    return found
+            yield (*outer, name), entry
 
 
-def _nested(flat: list[tuple[tuple[str, ...], Any]], values: Any) -> Point:
+def _nested(sweep: SweepFile, values: Iterable[Any]) -> Point:
     point: Point = {}
-    for (path, _), value in zip(flat, values, strict=True):
+    for (names, _), value in zip(sweep.parameters, values, strict=True):
         here = point
-        for name in path[:-1]:
+        for name in names[:-1]:
             here = here.setdefault(name, {})
-        here[path[-1]] = value
+        here[names[-1]] = value
     return point
 
 
-def _check(path: Path, method: str, name: tuple[str, ...], entry: Any) -> None:
-    where = f"{path}: parameter '{'.'.join(name)}'"
-    if not isinstance(entry, dict):
-        raise UserError(f"{where} must have value, values, or a distribution, not {entry!r}.")
-    kind = _kind(entry)
-    if kind not in DISTRIBUTIONS:
-        raise unknown(f"distribution of {where}", kind, DISTRIBUTIONS)
-    needed, optional, _ = DISTRIBUTIONS[kind]
-    for key in entry:
-        if key not in (*needed, *optional, "distribution"):
-            raise unknown(f"key of {where}", str(key), (*needed, *optional, "distribution"))
-    for key in needed:
-        if key not in entry:
-            raise UserError(f"{where} with distribution '{kind}' needs '{key}'.")
-    bounds = [entry[key] for key in ("min", "max") if key in needed]
-    if bounds and not (all(isinstance(bound, int | float) for bound in bounds) and bounds[0] < bounds[1]):
-        raise UserError(f"{where}: min must be a number below max, not {bounds[0]} and {bounds[1]}.")
-    if "values" in entry and (not isinstance(entry["values"], list) or not entry["values"]):
-        raise UserError(f"{where}: the grid is empty: 'values' must be a list with at least one value.")
-    if "probabilities" in entry and len(entry["probabilities"]) != len(entry["values"]):
-        raise UserError(f"{where}: {len(entry['values'])} values need as many probabilities.")
-    if method == "grid" and kind not in ("constant", "categorical", "int_uniform", "q_uniform"):
-        raise UserError(f"{where}: a grid needs 'values' (or int_uniform, q_uniform), not distribution '{kind}'.")
+def _drawn(sweep: SweepFile, draws: random.Random) -> list[Any]:
+    from lit_degrade.grids.distributions import draw  # SciPy takes longer to import than a grid takes altogether
 
-
-def _kind(entry: Mapping[str, Any]) -> str:
-    """Name of the distribution, by W&B's rules where it is not given."""
-    if "distribution" in entry:
-        return str(entry["distribution"])
-    if "value" in entry:
-        return "constant"
-    if "values" in entry:
-        return "categorical_w_probabilities" if "probabilities" in entry else "categorical"
-    whole = all(isinstance(entry.get(key), int) for key in ("min", "max"))
-    return "int_uniform" if whole else "uniform"
-
-
-def _choices(entry: Mapping[str, Any]) -> list[Any]:
-    """Values of one parameter of a grid; of equal ones, as 1 and 1.0, the last."""
-    kind = _kind(entry)
-    if kind == "constant":
-        return [entry["value"]]
-    if kind == "int_uniform":
-        return list(range(entry["min"], entry["max"] + 1))
-    if kind == "q_uniform":
-        import numpy as np
-
-        return np.arange(entry["min"], entry["max"], entry.get("q", 1.0)).tolist()
-    return list({_same(value): value for value in entry["values"]}.values())
-
-
-def _same(value: Any) -> str:
-    return json.dumps(int(value) if isinstance(value, float) and value.is_integer() else value, sort_keys=True, default=str)
+    values = [draw(kind_of(entry), entry, draws.uniform(0.0, 1.0)) for _, entry in sweep.parameters]
+    for (names, entry), value in zip(sweep.parameters, values, strict=True):
+        if isinstance(value, float) and not math.isfinite(value) and not {"value", "values"} & set(entry):
+            raise UserError(f"{_where(sweep.path, names)}: a draw from distribution '{kind_of(entry)}' is {value}.")
+    return values
 
 
 def _refuse_too_many(sweep: SweepFile, count: int, max_runs: int) -> None:
     if count > max_runs:
-        raise UserError(f"{sweep.path}: {count} runs are more than --max-runs {max_runs}. Raise it, or set run_cap.")
+        said = count if count < 10**12 else "more than 10^12"
+        raise UserError(f"{sweep.path}: {said} runs are more than --max-runs {max_runs}. Raise it, or set run_cap.")
