@@ -1,7 +1,9 @@
 """What a user says on the command line of a run: text taken as it is, settings that cannot be obeyed refused."""
 
+import ast
 import functools
 import inspect
+import itertools
 import json
 import math
 import re
@@ -31,6 +33,8 @@ LINKED = {"subject": "subject", "text": "text", "seed": "seed_everything"}
 """Arguments of every module -> the top-level key that they are taken from."""
 SHORT = ("prompt", "tasks", "variants")
 """Keys of modules that may go without `--model.`."""
+TEXT = ("--subject", "--attacked_by", "--experiment", "--results", "--text.source")
+"""Keys beside the module's that are text, which the parser takes as it is."""
 TRAINER_KEYS = (
     "accelerator", "devices", "max_steps", "gradient_clip_val", "gradient_clip_algorithm", "deterministic", "callbacks",
     "inference_mode", "log_every_n_steps", "enable_progress_bar", "enable_model_summary", "profiler",
@@ -58,9 +62,10 @@ MAX_SEED = 2**32 - 1
 
 
 def in_full(args: Sequence[str]) -> list[str]:
-    """A command line with short forms written out, and free text in a form that the parser takes as it is.
+    """A command line with short forms written out, and each value in a form that the parser takes as it is meant.
 
-    The parser reads a value as YAML first, in which `Q: what is this?` is a mapping and `1e3` a number.
+    The parser reads a value as YAML first, in which `Q: what is this?` is a mapping and `1e3` a number; and in which the `None`
+    that `wandb agent` writes for null is text, alone as well as in lists and mappings.
 
     Raises: UserError for a key of free text without a value.
     """
@@ -71,15 +76,35 @@ def in_full(args: Sequence[str]) -> list[str]:
 def _in_full(word: str, words: Iterator[str]) -> list[str]:
     option, given, value = re.sub(rf"^--({'|'.join(SHORT)})(?==|$)", r"--model.\1", word).partition("=")
     key = option.removeprefix("--model.").removeprefix("init_args.")
+    if option in TEXT:
+        return [word] if given else [word, *itertools.islice(words, 1)]
+    if not option.startswith("--"):
+        return [_from_python(word)]
     if not option.startswith("--model.") or key not in text_keys():
-        return [option + given + value]
+        return [option + given + _from_python(value)]
     text = value if given else next(words, None)
     if text is None:
         raise UserError(f"{option}: expected a text after it.")
     arguments: Any = text
     for name in reversed(key.split(".")):
         arguments = {name: arguments}
-    return ["--config", json.dumps({"model": {"init_args": arguments}})]
+    return ["--config", _yaml({"model": {"init_args": arguments}})]
+
+
+def _from_python(value: str) -> str:
+    """A value that Python has written, as YAML; any other as it is."""
+    if value == "None":
+        return "null"
+    try:
+        found = ast.literal_eval(value) if value.startswith(("[", "{")) else None
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # as it documents them
+        return value
+    return _yaml(found) if isinstance(found, list | dict) and repr(found) == value else value
+
+
+def _yaml(value: Any) -> str:
+    """Plain data as JSON, with characters beyond ASCII as YAML escapes them: it does not know JSON's pairs of escapes for one."""
+    return "".join(c if c.isascii() else f"\\U{ord(c):08x}" for c in json.dumps(value, ensure_ascii=False))
 
 
 @functools.cache
