@@ -103,8 +103,8 @@ def _from_python(value: str) -> str:
 
 
 def _yaml(value: Any) -> str:
-    """Plain data as JSON, with characters beyond ASCII as YAML escapes them: it does not know JSON's pairs of escapes for one."""
-    return "".join(c if c.isascii() else f"\\U{ord(c):08x}" for c in json.dumps(value, ensure_ascii=False))
+    """Plain data as JSON, with YAML's escapes: it does not know the pairs of JSON's that stand for one character."""
+    return "".join(c if " " <= c <= "~" else f"\\U{ord(c):08x}" for c in json.dumps(value, ensure_ascii=False))
 
 
 @functools.cache

@@ -1,9 +1,9 @@
 """What is said on the command line: text as it is, settings obeyed or refused, one line for whatever cannot be understood."""
 
-import json
 from pathlib import Path
 from typing import Any
 
+import jsonargparse
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -43,7 +43,32 @@ def test_text_is_taken_as_it_is(said: str) -> None:
 def test_any_text_reaches_the_parser_as_it_is(text: str) -> None:
     for words in (["--prompt", text], [f"--model.prompt={text}"]):
         option, inline = in_full(words)
-        assert (option, json.loads(inline)) == ("--config", {"model": {"init_args": {"prompt": text}}})
+        assert (option, yaml.safe_load(inline)) == ("--config", {"model": {"init_args": {"prompt": text}}})
+
+
+VALUES_OF_PYTHON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=3), inner),
+)
+
+
+@given(VALUES_OF_PYTHON.filter(lambda value: not isinstance(value, str)), st.booleans())
+@settings(deadline=None)
+def test_any_value_reaches_the_parser_as_the_agent_writes_it(value: Any, equals: bool) -> None:
+    words = in_full([f"--trainer.x={value}"] if equals else ["--trainer.x", f"{value}"])
+    assert jsonargparse.get_loader("yaml")("=".join(words).partition("=")[2]) == value
+
+
+def test_none_is_null_but_where_text_is_expected() -> None:
+    clip = "--trainer.gradient_clip_val"
+    for words in ([f"{clip}=None"], [clip, "None"], [f"--trainer={ {'gradient_clip_val': None} }"]):
+        assert resolve([*FIT, *words]).config["trainer"]["gradient_clip_val"] is None
+    for key in ("--subject", "--attacked_by", "--experiment", "--results", "--text.source"):
+        for words in ([f"{key}=None"], [key, "None"]):
+            assert in_full(words) == words
+    for text in ("None", "Q: 'None'\nA: 😀"):
+        for word in (f"--prompt={text}", f"--model={ {'prompt': text} }"):
+            assert prompt_of(resolve([*PROMPT, word])) == text
 
 
 def test_keys_of_text_are_those_of_the_modules() -> None:
