@@ -76,23 +76,25 @@ def read_yaml(path: Path, what: str) -> Any:
         raise _not_yaml(path, what, error) from error
 
 
-def check_configs(args: Sequence[str]) -> None:
+def check_configs(args: Sequence[str]) -> list[Path]:
     """Check the YAML files that a command line names, and those that they name, before its parser takes the last of equal keys.
 
+    Returns: these files.
     Raises: UserError for one that is not UTF-8, is not YAML, holds no keys or gives one twice. Missing ones are the parser's.
     """
-    checked: set[str] = set()
+    checked: dict[str, Path] = {}
     for before, arg in zip(("", *args), args, strict=False):
         option, _, value = arg.partition("=") if arg.startswith("-") else (before, "", arg)
         whole = option in ("--config", "-c")
         if whole or value.endswith(YAML_SUFFIXES):
             _check_config(Path(os.path.expanduser(value)), checked, whole)
+    return list(checked.values())
 
 
-def _check_config(path: Path, checked: set[str], whole: bool = False) -> None:
+def _check_config(path: Path, checked: dict[str, Path], whole: bool = False) -> None:
     if not os.path.isfile(path) or os.path.realpath(path) in checked:
         return
-    checked.add(os.path.realpath(path))
+    checked[os.path.realpath(path)] = path
     root = _composed(path, "Config")
     with path.open("rb") as file:
         encoding = encoding_of(file.read(4))

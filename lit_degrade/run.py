@@ -1,12 +1,13 @@
 """From a command line to a finished run: LightningCLI with our top-level keys, our loggers and the run record."""
 
+import inspect
 import json
 import logging
 import os
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -37,8 +38,8 @@ from lit_degrade.modules import SubjectModule
 from lit_degrade.records import paths
 from lit_degrade.records.cache import Cache
 from lit_degrade.records.earlier import recorded_as
-from lit_degrade.records.identity import identify
-from lit_degrade.records.mode import wandb_mode
+from lit_degrade.records.identity import class_at, identify
+from lit_degrade.records.mode import of_no_run, wandb_mode
 from lit_degrade.records.run_record import ENDED, RunRecord
 from lit_degrade.records.tracking import RecordLogger, fetch_subject, wandb_tracker
 from lit_degrade.subjects.catalog import Adapter, Precision, SubjectSpec
@@ -57,10 +58,13 @@ class DegradeCLI(LightningCLI):
     model: SubjectModule
     given: Sequence[str]
     """the command line"""
+    configs: list[Path]
+    """YAML files that it names, and that these name"""
 
     def __init__(self, args: Sequence[str], resolve_only: bool, **options: Any) -> None:
         """Parse `args` and run them; with `resolve_only` stop where the record is known."""
         self.given = args
+        self.configs = check_configs(args)
         self.resolve_only = resolve_only
         try:
             super().__init__(SubjectModule, args=list(args), **options)
@@ -140,7 +144,7 @@ class DegradeCLI(LightningCLI):
         experiment = Path(options.results).expanduser() / options.experiment
         known = recorded_as(experiment, config, identity, subject["name"], before.run_id if before else "")
         record = RunRecord(str(self.subcommand), config, identity, known)
-        record.files |= {str(path): file_sha256(Path(path)) for path in options.config or () if path}
+        record.files |= {str(path): file_sha256(path) for path in (*self.configs, *_sources(config))}
         if before:
             record.ancestors = [*before.ancestors, before.folder]
             record.files |= before.files
@@ -252,7 +256,6 @@ def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
     """Parse a command line and, unless only its record is wanted, run it."""
     args = in_full(args)
     refuse_linked_keys(args)
-    check_configs(args)
     _set_log_level(logging.ERROR)
     os.environ.setdefault("WANDB_SILENT", "true")
     warnings.simplefilter("ignore")
@@ -288,13 +291,17 @@ def _hidden_from_agent() -> Iterator[None]:
     """A run within a run is not the one that `wandb agent` waits for. The client reads its environment once, so it is ended."""
     import wandb
 
-    names = ("WANDB_RUN_ID", "WANDB_SWEEP_ID", "WANDB_SWEEP_PARAM_PATH")
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
-    try:
-        yield
-    finally:
-        os.environ.update(kept)
-        wandb.teardown()
+    with of_no_run():
+        try:
+            yield
+        finally:
+            wandb.teardown()
+
+
+def _sources(config: Mapping[str, Any]) -> list[Path]:
+    """Files of the classes that a config names and that are not of this package."""
+    names = [entry["class_path"] for entry in (config["model"], *(config["trainer"]["callbacks"] or ()))]
+    return [Path(inspect.getfile(class_at(name))) for name in names if not name.startswith("lit_degrade.")]
 
 
 def _less_memory(options: Any) -> str:

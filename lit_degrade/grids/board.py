@@ -35,7 +35,7 @@ class Board:
         if self.live:
             self.live.stop()
         if kind is None or kind is KeyboardInterrupt:
-            self.console.print(self.counts(), soft_wrap=True)
+            self.console.print(self.counts(), soft_wrap=True, markup=False)
 
     def start(self, number: int) -> None:
         """A run starts."""
@@ -50,16 +50,19 @@ class Board:
         if not self.live:
             done = sum(self.ended.values())
             self.console.print(
-                f"{done}/{len(self.names)} {state} {self.names[number]} {seconds:.1f} s", soft_wrap=True, highlight=False
+                f"{done}/{len(self.names)} {state} {self.names[number]} {seconds:.1f} s",
+                soft_wrap=True,
+                highlight=False,
+                markup=False,
             )
         self.show()
 
     def show(self) -> None:
         """Draw the table anew."""
         if self.live:
-            table = Table("running", "for", title=self.title)
+            table = Table("running", "for", title=Text(self.title))
             for number, since in self.started.items():
-                table.add_row(self.names[number], f"{time.monotonic() - since:.0f} s")
+                table.add_row(Text(self.names[number]), f"{time.monotonic() - since:.0f} s")
             self.live.update(Group(table, Text(self.counts())), refresh=True)
 
     def counts(self) -> str:

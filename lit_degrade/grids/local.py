@@ -16,10 +16,16 @@ Event = tuple[int, int | None]
 """Number of a run, and its exit code, or None when it starts."""
 
 
-def prepare_server(threads: int) -> None:
-    """Say what the server imports, and how many threads a run has unless OMP_NUM_THREADS is set; its first child starts it."""
+def prepare_server(threads: int, for_runs: bool) -> None:
+    """Say what the server has ready; its first child starts it.
+
+    Args:
+        threads: of a run, unless OMP_NUM_THREADS is set.
+        for_runs: whether it will start runs, which read text.
+    """
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, threads)))
-    multiprocessing.set_forkserver_preload(["lit_degrade.grids.preload"])
+    text = ["lit_degrade.grids.preload_text"] if for_runs else []
+    multiprocessing.set_forkserver_preload(["lit_degrade.grids.preload", *text])
 
 
 def resolve(command_lines: Sequence[list[str]]) -> list[Resolved]:
@@ -29,7 +35,11 @@ def resolve(command_lines: Sequence[list[str]]) -> list[Resolved]:
     process = context.Process(target=worker.resolve_all, args=(command_lines, there))
     process.start()
     there.close()
-    found: list[Resolved] = [here.recv() for _ in command_lines]
+    try:
+        found: list[Resolved] = [here.recv() for _ in command_lines]
+    except EOFError:
+        process.join()  # with a traceback of its own, unless it was killed
+        raise SystemExit(f"lit_degrade: finding the records of this sweep ended with exit code {process.exitcode}.") from None
     process.join()
     return found
 

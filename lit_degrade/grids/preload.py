@@ -1,4 +1,4 @@
-"""What a run needs to have imported and read: done once, in the server that runs are forked from."""
+"""What a run needs to have imported: done once, in the server that runs are forked from."""
 
 import importlib
 import logging
@@ -11,4 +11,3 @@ MODULES = (
 logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # before its import, which says what this machine lacks
 for name in MODULES:
     importlib.import_module(name)
-importlib.import_module("lit_degrade.text").stdlib_paragraphs()

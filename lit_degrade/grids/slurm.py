@@ -13,6 +13,7 @@ from typing import Any
 from lit_degrade.errors import UserError
 from lit_degrade.exits import exit_code
 from lit_degrade.grids.local import Event
+from lit_degrade.grids.logs import open_log
 
 POLL_S = 2.0
 MINUTES = 24 * 60
@@ -32,7 +33,7 @@ def run_in_job(args: list[str], log: Path) -> int:
         del os.environ[name]  # Lightning would take the job for one task of a distributed run, and over its signals
     from lit_degrade.run import run
 
-    with log.open("w", buffering=1) as file:
+    with os.fdopen(open_log(log), "w", buffering=1) as file:
         sys.stdout = sys.stderr = file
         try:
             return exit_code(lambda: run(args))

@@ -13,6 +13,7 @@ from typing import Any
 
 from lit_degrade.errors import UserError
 from lit_degrade.exits import exit_code
+from lit_degrade.grids.logs import open_log
 from lit_degrade.records.conditions import Fact, conditions
 
 
@@ -20,35 +21,35 @@ from lit_degrade.records.conditions import Fact, conditions
 class Resolved:
     """What a command line would write, or why it cannot run."""
 
-    run_id: str
-    folder: str
-    state: str | None
-    """exit state of its record, if there is one"""
+    run_id: str = ""
+    folder: str = ""
     error: str = ""
     conditions: dict[str, Fact] = field(default_factory=dict)
     """what tells it from the other runs"""
     ancestors: tuple[str, ...] = ()
     """folders of the records of what was done to its subject before"""
+    files: dict[str, str] | None = None
+    """SHA-256 of every file that this follows from, by its path; None where it follows from what a W&B server has too"""
 
 
 def resolve_all(command_lines: Sequence[list[str]], answers: Connection) -> None:
     """Send a Resolved for each command line."""
-    from lit_degrade.run import resolve
+    from lit_degrade.run import ARTIFACT, resolve
 
     for args in command_lines:
         try:
             record = resolve(args)
-            told = conditions(record.config)
             ancestors = tuple(map(str, record.ancestors))
-            answers.send(Resolved(record.run_id, str(record.folder), record.finished(), "", told, ancestors))
+            files = None if record.config["subject"].startswith(ARTIFACT) else record.files
+            answers.send(Resolved(record.run_id, str(record.folder), "", conditions(record.config), ancestors, files))
         except UserError as error:
-            answers.send(Resolved("", "", None, str(error)))
+            answers.send(Resolved(error=str(error)))
 
 
 def execute(args: list[str], log: Path) -> None:
     """Run a command line in this process, its output going to a file; ends with its exit code."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    file = open_log(log)
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))

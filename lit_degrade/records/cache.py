@@ -1,6 +1,5 @@
 """What runs of one design share, computed once: tensors and facts kept by the hash of everything they depend on."""
 
-import functools
 import hashlib
 import json
 import os
@@ -14,8 +13,8 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-import lit_degrade
 from lit_degrade.errors import disk_full
+from lit_degrade.records.code import code_sha256
 from lit_degrade.records.lock import Lock, StillHeldError
 
 Parts = tuple[dict[str, Tensor], Any]
@@ -44,7 +43,7 @@ class Cache:
             return compute(), False
         key = {
             "what": what,
-            "code": _code_sha256(),
+            "code": code_sha256(),
             "torch": torch.__version__,
             "threads": torch.get_num_threads(),
             **depends_on,
@@ -97,12 +96,3 @@ def _load(path: Path) -> Parts:
         # copies: mapped memory is aligned otherwise, and BLAS then sums in another order
         tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         return tensors, json.loads(file.metadata()["facts"])
-
-
-@functools.cache
-def _code_sha256() -> str:
-    """Hash of the package's source: another version of the code may compute something else."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(lit_degrade.__file__).parent.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

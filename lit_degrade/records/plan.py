@@ -1,5 +1,6 @@
 """What a sweep asked for, kept beside its outputs, so that a report can name the runs that never left a record."""
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -28,7 +29,36 @@ def write_plan(folder: Path, sweep: str, runs: Mapping[str, tuple[Path, Mapping[
         run_id: {"folder": os.path.relpath(record, folder), "conditions": dict(conditions)}
         for run_id, (record, conditions) in runs.items()
     }
-    (folder / paths.PLAN).write_text(json.dumps({"sweep": sweep, "runs": plan}, indent=1) + "\n")
+    partial = folder / f".{paths.PLAN}"
+    text = json.dumps({"sweep": sweep, "file": _place(sweep, folder), "runs": plan}, indent=1)
+    partial.write_text(text + "\n", encoding="utf-8")
+    partial.replace(folder / paths.PLAN)
+
+
+def plan_folder(results: Path, sweep: str) -> Path:
+    """Where the plan of a sweep file and the outputs of its runs go below a results folder.
+
+    It is named like the file. Where a file of the same name elsewhere has its plan there, a hash of the place of this one is
+    added, so that both plans stand; the plan of the same file, edited, is replaced: the question has changed.
+    """
+    named = results / paths.SWEEPS / Path(sweep).stem
+    if _owner(named) in (None, _place(sweep, named)):
+        return named
+    return named.with_name(f"{named.name}-{hashlib.sha256(_place(sweep, named).encode()).hexdigest()[:8]}")
+
+
+def _owner(folder: Path) -> str | None:
+    """The sweep file whose plan is in a folder; None where there is no plan that can be read."""
+    try:
+        plan = json.loads((folder / paths.PLAN).read_text(encoding="utf-8"))
+        return plan["file"] if "file" in plan else _place(plan["sweep"], folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _place(sweep: str, folder: Path) -> str:
+    """Where a sweep file lies, seen from the folder of its plan: the same wherever both are moved to."""
+    return os.path.relpath(Path(sweep).resolve(), folder.resolve())
 
 
 def read_plans(results: Path) -> list[Asked]:

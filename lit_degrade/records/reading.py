@@ -41,7 +41,10 @@ def state_of(folder: Path) -> ExitState | Literal["broken"] | None:
     """How the run of a record ended; None where there is no record, broken where there is one that cannot be read."""
     if not folder.exists():
         return None
-    return "broken" if defect_of(folder) else read_record(folder)[0]["exit_state"]
+    try:
+        return read_record(folder)[0]["exit_state"]
+    except ValueError:
+        return "broken"
 
 
 def _json(path: Path) -> dict[str, Any]:
