@@ -47,7 +47,7 @@ class Planned:
     run_id: str
     folder: Path
     conditions: dict[str, Fact]
-    ancestors: tuple[str, ...]
+    ancestors: list[str]
     """folders of the records of what was done to its subject before"""
     stamp: int | None
     """what tells the record that was there when this was planned from a later one"""

@@ -26,7 +26,7 @@ class Resolved:
     error: str = ""
     conditions: dict[str, Fact] = field(default_factory=dict)
     """what tells it from the other runs"""
-    ancestors: tuple[str, ...] = ()
+    ancestors: list[str] = field(default_factory=list)
     """folders of the records of what was done to its subject before"""
     files: dict[str, str] | None = None
     """SHA-256 of every file that this follows from, by its path; None where it follows from what a W&B server has too"""
@@ -39,7 +39,7 @@ def resolve_all(command_lines: Sequence[list[str]], answers: Connection) -> None
     for args in command_lines:
         try:
             record = resolve(args)
-            ancestors = tuple(map(str, record.ancestors))
+            ancestors = list(map(str, record.ancestors))
             files = None if record.config["subject"].startswith(ARTIFACT) else record.files
             answers.send(Resolved(record.run_id, str(record.folder), "", conditions(record.config), ancestors, files))
         except UserError as error:
