@@ -4,8 +4,8 @@
     python benchmarks/bench_sweep.py FILE [--workers 2]   # a sweep file as it is
 
 Overhead = (wall time x workers - what the runs' own records say they took) / runs. Our wall time is counted after one start-up
-of the workers, which is that of the same sweep file with one point and nothing run. The agent runs against a W&B server on
-127.0.0.1, its children offline.
+of the workers, which is that of the same sweep file with one point that is recorded already. The agent runs against a W&B
+server on 127.0.0.1, its children offline.
 """
 
 import argparse
@@ -73,10 +73,11 @@ def main() -> None:
         offline = {**os.environ, "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
         sweep = [sys.executable, "-m", "lit_degrade", "sweep"]
         ours = write(content, folder, folder / "ours")
-        start_up = seconds(
-            [*sweep, str(write({**content, "run_cap": 1}, folder, folder / "one")), "--dry-run"], environment=offline
-        )
-        wall = seconds([*sweep, str(ours), f"--workers={options.workers}"], environment=offline)
+        one = [*sweep, str(write({**content, "run_cap": 1}, folder, folder / "one")), f"--results={folder / 'one'}"]
+        seconds(one, environment=offline)
+        (folder / "one/.sweeps/one/resolved.json").unlink()  # else nothing would be started
+        start_up = seconds(one, environment=offline)
+        wall = seconds([*sweep, str(ours), f"--workers={options.workers}", f"--results={folder / 'ours'}"], environment=offline)
         summaries, own = records(folder / "ours")
         n = len(summaries)
         print(

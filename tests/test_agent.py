@@ -50,7 +50,8 @@ def test_the_agent_and_our_launcher_run_the_same_thing(server: LoopbackServer, w
     theirs = summaries(tmp_path / "agent")
     assert len(theirs) == 10, outputs
 
-    workplace.run(sys.executable, "-m", "lit_degrade", "sweep", str(files["ours"]), "--workers", "2", WANDB_MODE="disabled")
+    ours = ["sweep", str(files["ours"]), "--workers", "2", "--results", str(tmp_path / "ours")]
+    workplace.run(sys.executable, "-m", "lit_degrade", *ours, WANDB_MODE="disabled")
     assert summaries(tmp_path / "ours") == theirs
 
     (swept,) = server.sweeps.values()

@@ -38,9 +38,9 @@ def test_a_sweep_as_an_array_of_jobs(tmp_path: Path) -> None:
         again = sweep(path, slurm)
         assert "6 finished before" in again.stderr
         assert {p: p.stat().st_mtime_ns for p in times} == times
-        refused = sweep(
-            sweep_file(tmp_path, name="other", **{"seed_everything": {"value": 1}}), slurm, "--slurm", "partition=none"
-        )
-        assert refused.returncode == 2
-        assert len(refused.stderr.strip().splitlines()) == 1
-        assert "--launcher slurm" in refused.stderr
+        other = sweep_file(tmp_path, name="other", **{"seed_everything": {"value": 1}})
+        for setting in ("partition=none", "constraint=[a100"):
+            refused = sweep(other, slurm, "--slurm", setting)
+            assert refused.returncode == 2
+            assert len(refused.stderr.strip().splitlines()) == 1
+            assert "--launcher slurm" in refused.stderr
