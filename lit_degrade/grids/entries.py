@@ -90,11 +90,12 @@ def _check_keys(where: str, kind: str, entry: Mapping[Any, Any]) -> None:
         held = entry["parameters"]
         if not isinstance(held, dict) or not held:
             raise UserError(f"{where}: 'parameters' must hold parameters by their names, not {shown(held)}.")
-        raise UserError(f"{where}: 'parameters' stands alone, without {', '.join(str(k) for k in entry if k != 'parameters')}.")
+        others = ", ".join(shown(key) for key in entry if key != "parameters")
+        raise UserError(f"{where}: 'parameters' stands alone, without {others}.")
     if "value" in entry and "values" in entry:
         raise UserError(f"{where} has both value and values: keep one of them.")
     if kind not in KINDS:
-        raise unknown(f"distribution of {where}", kind, KINDS)
+        raise unknown(f"distribution of {where}", " ".join(kind.split()), KINDS)
     needed, optional = KINDS[kind]
     for key in entry:
         if key not in (*needed, *optional, "distribution"):
@@ -176,8 +177,8 @@ def _check_probabilities(where: str, probabilities: Any, count: int) -> None:
         raise UserError(f"{where}: {count} values need as many probabilities.")
     for probability in probabilities:
         check_number(where, "probability", probability)
-        if probability < 0:
-            raise UserError(f"{where}: probability {shown(probability)} is below 0.")
+        if not 0 <= probability <= 1:
+            raise UserError(f"{where}: probability {shown(probability)} is not between 0 and 1.")
     if not math.isclose(sum(probabilities), 1, abs_tol=1e-6):
         raise UserError(f"{where}: the probabilities must sum to 1, not to {sum(probabilities):.6g}.")
 

@@ -38,7 +38,7 @@ def recall(path: Path, command_lines: Sequence[Sequence[str]]) -> Lines:
 def keep(path: Path, lines: Mapping[tuple[str, ...], Resolved]) -> None:
     """Keep resolutions for `recall`. Raises: OSError."""
     kept = [[line, asdict(resolved)] for line, resolved in lines.items() if resolved.files is not None]
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial = path.with_name(f".{path.name}")
     partial.write_text(json.dumps({"follows_from": _surroundings(), "lines": kept}), encoding="utf-8")
     partial.replace(path)
 

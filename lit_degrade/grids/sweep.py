@@ -4,7 +4,6 @@ import argparse
 import os
 import re
 import shlex
-import signal
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from lit_degrade.errors import UserError
-from lit_degrade.exits import DIVERGED, FAILED, INTERRUPTED
+from lit_degrade.exits import DIVERGED
 from lit_degrade.grids import local, slurm
 from lit_degrade.grids.board import Board
 from lit_degrade.grids.logs import last_words
@@ -31,10 +30,6 @@ REPORTS = "reports"
 """Folder below the results that pages about single sweeps are in."""
 UNFINISHED = (None, "interrupted", "broken")
 """States of runs that have nothing to show yet."""
-
-
-RECORDED = {0: "done", DIVERGED: "diverged", FAILED: "failed", INTERRUPTED: "interrupted", 128 + signal.SIGTERM: "interrupted"}
-"""Exit code of a run -> state of the record that it leaves."""
 
 
 @dataclass(frozen=True)
@@ -180,10 +175,12 @@ def _run(
 
 
 def _outcome(run: Planned, code: int) -> str | None:
-    """State of a run that has ended: its exit code's, if a record that it left says the same; None without any record."""
+    """State of a run that has ended: of the record that it left, if its exit code agrees; None without any record."""
     state = state_of(run.folder)
-    mine = _stamp(run.folder) != run.stamp and state == RECORDED.get(code)
-    return state if mine or state is None else f"exit code {code}"
+    if state is None:
+        return None
+    agrees = {"done": code == 0, "diverged": code == DIVERGED}.get(state, code not in (0, DIVERGED))
+    return state if agrees and _stamp(run.folder) != run.stamp else f"exit code {code}"
 
 
 def _conclude(runs: list[Planned], folder: Path, ended: Mapping[str, str | None]) -> int:
