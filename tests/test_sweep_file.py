@@ -17,6 +17,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lit_degrade.errors import UserError
+from lit_degrade.grids.distributions import DISTRIBUTIONS
+from lit_degrade.grids.entries import KINDS
 from lit_degrade.grids.sweep_file import command_line, load_sweep, own_arguments, points
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +101,10 @@ def test_grid_points_are_those_of_the_published_package_in_its_order(parameters:
     with tempfile.TemporaryDirectory() as folder:
         found = points(load_sweep(write(Path(folder), parameters=parameters)), 100_000)
     assert found == plain(theirs.grid_search_next_runs([], {"method": "grid", "parameters": parameters}, n=100_000))
+
+
+def test_every_distribution_that_is_taken_is_drawn_from() -> None:
+    assert KINDS.keys() == DISTRIBUTIONS.keys()
 
 
 def test_a_capped_grid_is_its_beginning_whatever_its_size(tmp_path: Path) -> None:
@@ -283,8 +289,7 @@ def places(node: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def points_or_one_line(path: Path) -> None:
-    import scipy.stats  # noqa: F401 (imports are not what is timed)
-    import wandb.sdk.launch.sweeps.utils  # noqa: F401
+    import wandb.sdk.launch.sweeps.utils  # noqa: F401 (imports are not what is timed)
 
     start, said = time.process_time(), ""
     try:
