@@ -231,7 +231,10 @@ def fine_shards(folder: Path) -> None:
 SOUND: dict[str, Callable[[Path], object]] = {
     "three shards": fine_shards,
     "no prefix": renamed(lambda name: name.removeprefix("gpt_neox.")),
-    "smaller tokenizer": lambda folder: None,
+    "a pickle named beside the weights": lambda folder: (
+        torch.save({}, folder / "adapter_model.bin"),
+        config(transformers_weights="adapter_model.bin")(folder),
+    ),
     "no generation config": without("generation_config.json"),
     "double precision": lambda folder: save({k: v.double() for k, v in WEIGHTS.items()}, folder / "model.safetensors"),
     "config says tied, file says not": config(tie_word_embeddings=True),

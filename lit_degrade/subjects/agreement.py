@@ -37,7 +37,7 @@ def refuse_flawed_files(folder: Path) -> None:
         raise UserError(
             f"'{folder / 'config.json'}' does not name its architecture: model_type is one of {', '.join(FAMILIES)}."
         )
-    headers = [read_header(path) for path in _weight_files(folder, config)]
+    headers = [read_header(path) for path in _weight_files(folder)]
     counts = Counter(name for header in headers for name in header)
     if twice := sorted(name for name, count in counts.items() if count > 1):
         raise UserError(f"Subject folder '{folder}' holds {some(twice)} in more than one of its files: keep one of each.")
@@ -95,15 +95,14 @@ def read_header(path: Path) -> Header:
         ) from error
 
 
-def _weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
+def _weight_files(folder: Path) -> list[Path]:
     """The files that `transformers` reads whole weights from.
 
     Raises: UserError when there are none, naming what is there in their place.
     """
-    first = config.get("transformers_weights") or WEIGHTS
-    if (folder / first).is_file() and first.endswith(".safetensors"):
-        return [folder / first]
-    index = folder / (first if first.endswith(".index.json") else f"{WEIGHTS}.index.json")
+    if (folder / WEIGHTS).is_file():
+        return [folder / WEIGHTS]
+    index = folder / f"{WEIGHTS}.index.json"
     if index.is_file():
         weight_map = read_json(index).get("weight_map")
         if not isinstance(weight_map, dict) or not weight_map:
@@ -111,8 +110,8 @@ def _weight_files(folder: Path, config: dict[str, Any]) -> list[Path]:
         shards = sorted(set(map(str, weight_map.values())))
         if lost := [name for name in shards if not (folder / name).is_file()]:
             raise UserError(
-                f"'{index}' names {len(shards)} files of weights, of which {some(lost)} {_are(lost)} missing: copy or download "
-                f"{'it' if len(lost) == 1 else 'them'} into '{folder}'."
+                f"'{index}' names {len(shards)} files of weights, of which {some(lost)} {'is' if len(lost) == 1 else 'are'} "
+                f"missing: copy or download {'it' if len(lost) == 1 else 'them'} into '{folder}'."
             )
         return [folder / name for name in shards]
     raise UserError(f"Subject folder '{folder}' has no weights: expected {WEIGHTS} (or {index.name}). {instead(folder)}")
@@ -253,7 +252,3 @@ def refuse_tokenizer(name: str, tokenizer: Any, rows: int) -> None:
             f"Subject '{name}': its tokenizer has {size} tokens and its embedding {rows} rows. Provide the tokenizer that the "
             f"weights were trained with, or resize the embedding (resize_token_embeddings({size})) and train it."
         )
-
-
-def _are(names: Collection[str]) -> str:
-    return "is" if len(names) == 1 else "are"

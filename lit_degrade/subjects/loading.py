@@ -253,6 +253,7 @@ def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bo
     config = AutoConfig.from_pretrained(place, **common)
     if config.model_type not in FAMILIES:
         raise unknown("architecture", config.model_type, FAMILIES)
+    vars(config).pop("transformers_weights", None)  # names another file, which may be a pickle
     _without_dropout(config)
     loader: Any = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     options: dict[str, Any] = {}
