@@ -150,16 +150,23 @@ def test_standard_error_on_a_full_disk_is_no_second_error() -> None:
         assert subprocess.run([sys.executable, "-c", code], stderr=full, cwd=ROOT, check=False).returncode in (2, 120)
 
 
-@pytest.mark.parametrize("where", ["prepare", "test_step"])
-def test_ctrl_c_leaves_a_record_that_says_so(
-    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+ENDINGS = [("prepare", signal.SIGINT), ("test_step", signal.SIGINT), ("test_step", signal.SIGTERM)]
+
+
+@pytest.mark.parametrize(("where", "number"), ENDINGS)
+def test_a_run_that_is_asked_to_end_leaves_a_record_that_says_so(
+    where: str,
+    number: signal.Signals,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("WANDB_MODE", "disabled")
     with monkeypatch.context() as patch:
-        patch.setattr(EvaluateModule, where, lambda *_: signal.raise_signal(signal.SIGINT))
-        assert main([*EVALUATE, "--results", str(tmp_path)]) == 130
+        patch.setattr(EvaluateModule, where, lambda *_: signal.raise_signal(number))
+        assert main([*EVALUATE, "--results", str(tmp_path)]) == 128 + number
     err = capsys.readouterr().err
-    assert re.fullmatch(r"lit_degrade: interrupted; .*\n", err)
+    assert re.fullmatch(r"lit_degrade: (interrupted|ended by a signal); .*\n", err)
     (folder,) = (path.parent for path in tmp_path.glob(f"*/[!.]*/{paths.MANIFEST}"))
     assert manifest_of(folder)["exit_state"] == "interrupted"
     assert os.listdir(folder.parent) == [folder.name]

@@ -195,6 +195,7 @@ def test_killed_at_any_moment_the_same_command_again_completes_it(case: str, com
         for manifest in tmp_path.glob(f"r/*/[!.]*/{paths.MANIFEST}"):
             assert not defect_of(manifest.parent), "what can be seen is whole at any moment"
         kills -= killed
+        seconds *= 1.05 if killed else 0.8  # the machine may have become faster or slower
         if code == 0:
             assert made(tmp_path) == expected
             assert not hidden(tmp_path)
