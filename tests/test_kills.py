@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from lit_degrade.modules.outputs import CLOCK
 from lit_degrade.records import paths
 from lit_degrade.records.reading import defect_of
 
-SHORT_RUN = [*QUICK[:2], *QUICK[-6:], "--results", "r"]
+SHORT_RUN = [*QUICK[:2], *QUICK[-6:], "--text.source", "text.txt", "--results", "r"]
 FIT = ["fit", "--config", str(ROOT / "configs/finetune.yaml"), *SHORT_RUN]
 PREDICT = [*DEGRADE, *SHORT, "--variants", "gauss_attn", "--tasks", "dreams_it", "--results", "r"]
 SWEEP = ["sweep", "grid.yaml", "--workers", "2", "--results", "r"]
@@ -181,6 +182,7 @@ def test_killed_at_any_moment_the_same_command_again_completes_it(case: str, com
     parameters = {"model.stimulus": {"values": ["random_tokens", "random_text"]}, "seed_everything": {"value": 43}}
     content = {"program": "lit_degrade", "method": "grid", "command": [*words, "${args}"], "parameters": parameters}
     (tmp_path / "grid.yaml").write_text(yaml.safe_dump(content))
+    (tmp_path / "text.txt").write_text("\n\n".join(list(topics.values())[:40]))
     if case == "report":
         assert commands(FIT, tmp_path)[1] == 0
     assert commands(args, tmp_path)[:2] == (False, 0), (tmp_path / "log").read_text()
