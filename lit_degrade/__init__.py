@@ -1,3 +1,3 @@
 """What does damage do to a language model, and is the claim about it true?"""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -52,19 +52,22 @@ def _claims() -> dict[str, str]:
     return {f"{design.experiment}/{claim.name}": claim.says for design in shipped_designs() for claim in design.claims}
 
 
+def _lines(path: Path) -> list[str]:
+    """Lines of a file that others may have written, in whatever encoding; one at least."""
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
+
+
 def _first_lines(folder: str) -> dict[str, str]:
     """First comment line of each YAML file below a folder of the working directory."""
-    return {
-        str(path): path.read_text().partition("\n")[0].removeprefix("# ") for path in sorted(Path(folder).glob("**/*.yaml"))
-    }
+    return {str(path): _lines(path)[0].removeprefix("# ") for path in sorted(Path(folder).glob("**/*.yaml"))}
 
 
 def _analyses() -> dict[str, str]:
     """Verb and question of each config, which is all that an analysis needs beside its module."""
     found = {}
     for path in sorted(Path("configs").glob("*.yaml")):
-        lines = path.read_text().splitlines()
-        question = lines[0].removeprefix("# Question: ") if lines else ""
+        lines = _lines(path)
+        question = lines[0].removeprefix("# Question: ")
         verb = next((line.partition("lit_degrade ")[2].split()[0] for line in lines if "-m lit_degrade " in line), "?")
         found[path.stem] = f"{verb:<8}{question}"
     return found

@@ -1,23 +1,19 @@
 """From a command line to a finished run: LightningCLI with our top-level keys, our loggers and the run record."""
 
-import inspect
 import json
 import logging
 import os
-import re
 import shlex
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import jsonargparse
 import torch
-import yaml
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -25,33 +21,33 @@ from rich.console import Console
 from rich.table import Table
 
 from lit_degrade.callbacks import Perturb, ShowProgress, WriteRecord
-from lit_degrade.curvature.null_space import NullSpaceSettings
-from lit_degrade.errors import Diverged, OutOfMemory, UserError, unknown
+from lit_degrade.command_line import (
+    DEFAULTS,
+    LINKED,
+    check_options,
+    in_full,
+    one_line,
+    refuse_abbreviations,
+    refuse_linked_keys,
+)
+from lit_degrade.errors import Diverged, OutOfMemory, UserError
 from lit_degrade.generation.generator import out_of_memory
+from lit_degrade.inputs import check_configs, file_sha256
 from lit_degrade.modules import SubjectModule
-from lit_degrade.modules.stimulus import StimulusSettings
 from lit_degrade.records import paths
 from lit_degrade.records.cache import Cache
+from lit_degrade.records.earlier import recorded_as
+from lit_degrade.records.identity import identify
 from lit_degrade.records.mode import wandb_mode
 from lit_degrade.records.run_record import ENDED, RunRecord
 from lit_degrade.records.tracking import RecordLogger, fetch_subject, wandb_tracker
-from lit_degrade.subjects.catalog import HUB, LADDER, Adapter, Precision, SubjectSpec
-from lit_degrade.subjects.loading import files_sha256, locate
+from lit_degrade.subjects.catalog import Adapter, Precision, SubjectSpec
 from lit_degrade.text import TextSource
 
 ARTIFACT = "wandb-artifact:"
 """What a --subject that is a W&B artifact starts with."""
 Verbosity = Literal["quiet", "normal", "verbose"]
-DEFAULTS = Path(__file__).parent / "defaults.yaml"
 NOISY = ("lightning.pytorch", "lightning.fabric", "torch", "transformers", "bitsandbytes", "wandb")
-TOP_KEYS = (
-    "subject", "attacked_by", "precision", "adapter", "gradient_checkpointing", "experiment", "results", "cache_gb", "repeat",
-    "verbosity", "seed_everything", "config", "text", "model", "trainer",
-)  # fmt: skip
-GROUPS = {"trainer": Trainer, "text": TextSource, "null_space": NullSpaceSettings, "stimuli": StimulusSettings}
-"""What an unknown key is compared with."""
-LINKED = {"subject": "subject", "text": "text", "seed": "seed_everything"}
-"""Arguments of every module -> the top-level key that they are taken from."""
 
 
 class DegradeCLI(LightningCLI):
@@ -98,6 +94,11 @@ class DegradeCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed")
         parser.link_arguments("text", "model.init_args.text", apply_on="instantiate")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, and refuse what cannot be obeyed."""
+        super().parse_arguments(parser, args)
+        check_options(str(self.config.subcommand), self.config[self.config.subcommand])
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """The trainer, or one line that says why there can be none."""
         try:
@@ -110,33 +111,40 @@ class DegradeCLI(LightningCLI):
         options = self.config[self.subcommand]
         if options.verbosity == "verbose":
             _set_log_level(logging.INFO)
-        plain = yaml.safe_load(self._parser(self.subcommand).dump(options, skip_link_targets=True, skip_none=False))
-        config = {key: value for key, value in plain.items() if key != "config"}
-        _refuse_abbreviations(self.given, config["model"])
-        _check_experiment(options.experiment)
-        subject = options.model.init_args.subject
+        config = self._plain()
+        refuse_abbreviations(self.given, config["model"])
         attack = self._attack_arguments(options) if options.attacked_by else None
-        inputs = self._identify(options, subject)
         before = resolve(attack) if attack else None
-        if before:
-            inputs["attack"] = before.run_id
-        self.record = RunRecord(str(self.subcommand), config, inputs)
-        if before:
-            self.record.ancestors = [*before.ancestors, before.folder]
+        self.record = self._identify(config, options, before)
         if self.resolve_only:
             raise Resolved(self.record)
         self._refuse_recorded(options.repeat)
         if attack:
-            subject["name"] = str(self._attack(attack).folder)
+            options.model.init_args.subject["name"] = str(self._attack(attack).folder)
 
-    def _identify(self, options: Any, subject: dict[str, Any]) -> dict[str, str]:
-        """Fetch a subject that is an artifact; returns the hash of a subject that its name does not identify."""
+    def _plain(self) -> dict[str, Any]:
+        """The resolved config as plain data, without what other keys decide; the parser's own dump reads text as YAML again."""
+        config = jsonargparse.strip_meta(self.config[self.subcommand]).as_dict()
+        del config["config"]
+        for key in LINKED:
+            config["model"]["init_args"].pop(key, None)
+        return json.loads(json.dumps(config))
+
+    def _identify(self, config: dict[str, Any], options: Any, before: RunRecord | None) -> RunRecord:
+        """The record of this run, after the one of its attack; a subject that is an artifact is fetched."""
+        subject = options.model.init_args.subject
         if options.subject.startswith(ARTIFACT):
             root = Path(options.results).expanduser() / ".artifacts"
             subject["name"] = str(fetch_subject(options.subject.removeprefix(ARTIFACT), root))
-        if subject["name"] in (*LADDER, *HUB) or not Path(subject["name"]).expanduser().is_dir():
-            return {}
-        return {"subject": files_sha256(Path(locate(subject["name"])))}
+        identity = identify(str(self.subcommand), config, subject["name"], before.identity.run_id if before else "")
+        experiment = Path(options.results).expanduser() / options.experiment
+        known = recorded_as(experiment, config, identity, subject["name"], before.run_id if before else "")
+        record = RunRecord(str(self.subcommand), config, identity, known)
+        record.files |= {str(path): file_sha256(Path(path)) for path in options.config or () if path}
+        if before:
+            record.ancestors = [*before.ancestors, before.folder]
+            record.files |= before.files
+        return record
 
     def _attack_arguments(self, options: Any) -> list[str]:
         """The command line of the attack: what was asked for, on the same subject, text and seed as this run."""
@@ -145,7 +153,10 @@ class DegradeCLI(LightningCLI):
         ]
         same += [f"--gradient_checkpointing={str(options.gradient_checkpointing).lower()}", "--verbosity=quiet"]
         same += [f"--text.{key}={value}" for key, value in vars(options.text).items()]
-        return ["fit", "--config", *shlex.split(options.attacked_by), *same]
+        try:
+            return ["fit", "--config", *shlex.split(options.attacked_by), *same]
+        except ValueError as error:
+            raise UserError(f"attacked_by '{options.attacked_by}': {str(error).lower()}.") from error
 
     def _attack(self, args: list[str]) -> RunRecord:
         """The record of the attack, after running it where there is none."""
@@ -163,10 +174,6 @@ class DegradeCLI(LightningCLI):
 
     def after_instantiate_classes(self) -> None:
         """Load everything that a user can get wrong, then start the loggers."""
-        if self.subcommand not in self.model.verbs:
-            raise UserError(
-                f"{type(self.model).__name__} does not answer '{self.subcommand}'. Available: {', '.join(self.model.verbs)}."
-            )
         shown = self.config[self.subcommand].verbosity != "quiet" and sys.stderr.isatty()
         self.record.open(self.model.journal_name)
         write_record = WriteRecord(self.record)
@@ -243,8 +250,9 @@ def resolve(args: Sequence[str]) -> RunRecord:
 
 def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
     """Parse a command line and, unless only its record is wanted, run it."""
-    args = _in_full(args)
-    _refuse_linked_keys(args)
+    args = in_full(args)
+    refuse_linked_keys(args)
+    check_configs(args)
     _set_log_level(logging.ERROR)
     os.environ.setdefault("WANDB_SILENT", "true")
     warnings.simplefilter("ignore")
@@ -289,25 +297,6 @@ def _hidden_from_agent() -> Iterator[None]:
         wandb.teardown()
 
 
-def one_line(message: str) -> str:
-    """What the parser says, as one line that names the key, the value, what was expected and what there is."""
-    flat = " ".join(message.split())
-    if found := re.search(r"Parser key \"([\w.]+)\": Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+)", flat):
-        key, choices, value = found.groups()
-        return str(unknown(key, value, re.findall(r"'(.*?)'", choices)))
-    if found := re.search(r"class_path '([\w.]+)': (?:Option|Key) '([\w]+)' is not (?:accepted|expected)", flat):
-        module, name = found[1].rpartition(".")[::2]
-        return str(unknown(f"key of {name}", found[2], _keys(getattr(import_module(module), name))))
-    if found := re.search(r"unrecognized arguments: (\S+)", flat) or re.search(r"(?:Key|Option) ['\"](\S+?)['\"] is not", flat):
-        group, _, key = found[1].removeprefix("--").partition("=")[0].rpartition(".")
-        if group in GROUPS:
-            return str(unknown(f"key of {group}", key, _keys(GROUPS[group])))
-        return str(unknown("key", f"{group}.{key}".strip("."), TOP_KEYS))
-    if found := re.search(r"Parser key \"([\w.]+)\": (Expected a .*?\. Got value: \S+)", flat):
-        return f"{found[1]}: {found[2]}"
-    return flat.partition(" Given value type")[0]
-
-
 def _less_memory(options: Any) -> str:
     """The first three settings that are not in use yet and would save the most."""
     arguments = options.model.init_args
@@ -327,10 +316,6 @@ def _less_memory(options: Any) -> str:
     return f"These would help: {', or '.join([setting for setting, useful in wanted if useful][:3])}."
 
 
-def _keys(owner: type) -> list[str]:
-    return [key for key in inspect.signature(owner).parameters if key not in LINKED]
-
-
 def _print_headline(record: RunRecord, keys: Sequence[str]) -> None:
     table = Table("measure", "value", title=f"{record.experiment} {record.run_id}")
     for key in keys:
@@ -342,36 +327,6 @@ def _print_headline(record: RunRecord, keys: Sequence[str]) -> None:
 def _subject_spec(name: str, precision: Precision, adapter: Adapter, gradient_checkpointing: bool) -> dict[str, Any]:
     """The parser builds a SubjectSpec from this."""
     return asdict(SubjectSpec(name, precision, adapter, gradient_checkpointing))
-
-
-def _in_full(args: Sequence[str]) -> list[str]:
-    """The command line with the short forms of some keys of the module written out."""
-    return [re.sub(r"^--(prompt|tasks|variants)(?==|$)", r"--model.\1", arg) for arg in args]
-
-
-def _refuse_linked_keys(args: Sequence[str]) -> None:
-    """Refuse keys that are computed from others, which the parser would ignore without a word."""
-    for arg in args:
-        match = re.match(r"--model\.(?:init_args\.)?(subject|seed|text)\b", arg)
-        if match:
-            raise UserError(f"'{arg}' cannot be set there: use --{LINKED[match[1]]}.")
-
-
-def _refuse_abbreviations(args: Sequence[str], model: dict[str, Any]) -> None:
-    """Refuse shortened keys of the model, which the parser completes without a word."""
-    for arg in args:
-        if arg.startswith("--model."):
-            here = model.get("init_args", {})
-            for key in arg.partition("=")[0].removeprefix("--model.").removeprefix("init_args.").split("."):
-                if isinstance(here, dict) and key not in here and key != "class_path":
-                    raise unknown(f"key in {arg}", key, here)
-                here = here[key] if isinstance(here, dict) else None
-
-
-def _check_experiment(name: str) -> None:
-    """Raise: UserError for a name that would lead out of the results folder."""
-    if not re.fullmatch(r"[\w-][\w.-]*", name):
-        raise UserError(f"experiment '{name}' is not a folder name: expected letters, digits, '-', '_' and '.'.")
 
 
 def _set_log_level(level: int) -> None:

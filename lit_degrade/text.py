@@ -2,10 +2,11 @@
 
 import ast
 import hashlib
-import json
+import os
+import re
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +17,7 @@ from torch.utils.data import IterableDataset
 
 from lit_degrade.errors import UserError
 from lit_degrade.subjects.hub import go_offline_if_unreachable
+from lit_degrade.text_files import KINDS, file_paragraphs
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -31,6 +33,8 @@ HUB_SOURCES = {
     "c4": ("allenai/c4", "en", "validation", "text"),
 }
 """name -> (hub data set, configuration, split, text column)."""
+_HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+"""Names that a hub data set can have."""
 
 _NOT_DOCUMENTED = frozenset(
     (
@@ -49,6 +53,8 @@ class TokenStream:
     """int64 (n,)"""
     byte_counts: Tensor
     """int64 (n,); 0 for separators"""
+    split: Split | None = None
+    """where they are from"""
 
     def blocks(self, length: int, count: int) -> "TokenStream":
         """First `count` disjoint windows of `length` tokens, as (count, length) tensors.
@@ -57,11 +63,12 @@ class TokenStream:
         """
         if len(self.ids) < length * count:
             raise UserError(
-                f"The text has {len(self.ids)} tokens in this split; {count} blocks of {length} need {length * count}. "
+                f"The text has {len(self.ids)} tokens in this split ({self.split}); "
+                f"{count} blocks of {length} need {length * count}. "
                 "Use a longer text (--text.source) or ask for less (--text.probe_tokens, --text.block)."
             )
         n = length * count
-        return TokenStream(self.ids[:n].view(count, length), self.byte_counts[:n].view(count, length))
+        return TokenStream(self.ids[:n].view(count, length), self.byte_counts[:n].view(count, length), self.split)
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
@@ -87,23 +94,6 @@ def stdlib_paragraphs() -> list[list[str]]:
     return groups
 
 
-def _file_paragraphs(path: Path) -> Iterator[list[str]]:
-    """Paragraphs of a text file, or of the `text` field of each line of a JSONL file or row of a parquet file."""
-    try:
-        if path.suffix == ".parquet":
-            import pandas as pd
-
-            yield from ([str(text)] for text in pd.read_parquet(path, columns=["text"])["text"])
-        elif path.suffix == ".jsonl":
-            with path.open(encoding="utf-8") as lines:
-                yield from ([json.loads(line)["text"]] for line in lines if line.strip())
-        else:
-            yield [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UserError(f"Text file '{path}' cannot be read as {path.suffix or 'text'}: {reason}") from error
-
-
 def _hub_paragraphs(source: str, max_documents: int) -> Iterator[list[str]]:
     name, config, split, column = HUB_SOURCES.get(source, (source, None, "train", "text"))
     offline = go_offline_if_unreachable()
@@ -116,7 +106,7 @@ def _hub_paragraphs(source: str, max_documents: int) -> Iterator[list[str]]:
         reason = "the hub cannot be reached" if offline else " ".join(str(error).split())
         raise UserError(
             f"Text source '{source}' ({name}) is not a file, not 'stdlib', and not available as a data set: {reason}. "
-            "Pass a local file: --text.source FILE.txt, .jsonl or .parquet."
+            f"Pass a local file: --text.source FILE ({', '.join(KINDS)})."
         ) from error
     for row, _ in zip(rows, range(max_documents), strict=False):
         yield [row[column]]
@@ -136,6 +126,45 @@ def _pack(paragraphs: Sequence[str]) -> Iterator[str]:
         yield "\n\n".join(packed)
 
 
+_PIECE = re.compile(rf"\S(?:.{{0,{DOCUMENT_CHARS - 1}}}(?!\S)|.{{0,{DOCUMENT_CHARS - 1}}})", re.DOTALL)
+"""As many words as DOCUMENT_CHARS hold; a part of the first where it alone is longer."""
+
+
+def _cut(paragraph: str) -> list[str]:
+    """Pieces of at most DOCUMENT_CHARS characters of a longer paragraph, cut at white space where there is any."""
+    return [paragraph] if len(paragraph) <= DOCUMENT_CHARS else [piece.rstrip() for piece in _PIECE.findall(paragraph)]
+
+
+def _documents(groups: Iterable[Sequence[str]]) -> list[str]:
+    """Groups of paragraphs as documents, in order, without blank paragraphs and without those that came before."""
+    seen: set[str] = set()
+    documents: list[str] = []
+    for group in groups:
+        fresh = [text for text in group if text.strip() and not (text in seen or seen.add(text))]  # type: ignore[func-returns-value]
+        documents.extend(_pack(fresh))
+    return documents
+
+
+def _split_of(document: str) -> Split:
+    """The split that a document's own content puts it in."""
+    percent = int(hashlib.sha256(document.encode()).hexdigest()[:8], 16) % 100
+    for split, share in SPLIT_PERCENT.items():
+        percent -= share
+        if percent < 0:
+            return split
+    raise AssertionError("the shares add up to 100")
+
+
+def _filled(documents: Iterable[str]) -> set[Split]:
+    """The splits that have a document."""
+    found: set[Split] = set()
+    for document in documents:
+        found.add(_split_of(document))
+        if len(found) == len(SPLIT_PERCENT):
+            break
+    return found
+
+
 class TextSource:
     """A named text, cut into documents and four disjoint splits.
 
@@ -147,8 +176,8 @@ class TextSource:
         """Describe the text; it is read on first use.
 
         Args:
-            source: `stdlib` (always there), a file (.txt, .jsonl, .parquet), `wikitext-2`, `pile-uncopyrighted`, `c4`,
-                or any hub data set with a `text` column.
+            source: `stdlib` (always there), a file (.txt, .jsonl, .ndjson, .json, .csv, .parquet), `wikitext-2`,
+                `pile-uncopyrighted`, `c4`, or any hub data set with a `text` column.
             block: tokens in one window of text.
             probe_tokens: tokens of held-out text that every probe measures.
             max_documents: rows read from a hub data set.
@@ -164,26 +193,32 @@ class TextSource:
     def documents(self) -> list[str]:
         """All documents in order, exact duplicate paragraphs removed.
 
+        A paragraph stays whole, however long, unless that leaves a split without any document, as a text of one long line does:
+        then paragraphs of more than DOCUMENT_CHARS are cut at white space, provided that this fills a split and empties none.
+
         Raises: UserError when the source is unknown, unreadable or empty.
         """
-        path = Path(self.source).expanduser()
-        groups: Iterable[list[str]]
-        if self.source == "stdlib":
-            groups = stdlib_paragraphs()
-        elif path.is_file():
-            groups = _file_paragraphs(path)
-        elif path.suffix in {".txt", ".jsonl", ".parquet"} or path.is_dir():
-            raise UserError(f"Text file '{self.source}' does not exist or is not a file.")
-        else:
-            groups = _hub_paragraphs(self.source, self.max_documents)
-        seen: set[str] = set()
-        documents: list[str] = []
-        for group in groups:
-            fresh = [text for text in group if text.strip() and not (text in seen or seen.add(text))]  # type: ignore[func-returns-value]
-            documents.extend(_pack(fresh))
+        groups = list(self._groups())
+        documents = _documents(groups)
+        if len(_filled(documents)) < len(SPLIT_PERCENT):
+            cut = _documents([[piece for paragraph in group for piece in _cut(paragraph)] for group in groups])
+            documents = cut if _filled(cut) > _filled(documents) else documents
         if not documents:
             raise UserError(f"Text source '{self.source}' is empty: expected at least one paragraph of text.")
         return documents
+
+    def _groups(self) -> Iterable[list[str]]:
+        path = Path(os.path.expanduser(self.source))
+        if self.source == "stdlib":
+            return stdlib_paragraphs()
+        if os.path.isfile(path):
+            return file_paragraphs(path)
+        if os.path.isdir(path):
+            raise UserError(f"Text file '{self.source}' is a folder: expected a file ({', '.join(KINDS)}).")
+        like_a_file = path.suffix[1:2].isalpha() and os.path.isdir(path.parent)  # data sets have versions behind their dots
+        if path.suffix.lower() in KINDS or like_a_file or not _HUB_NAME.fullmatch(self.source):
+            raise UserError(f"Text file '{self.source}' does not exist or is not a file.")
+        return _hub_paragraphs(self.source, self.max_documents)
 
     @cached_property
     def sha256(self) -> str:
@@ -195,17 +230,11 @@ class TextSource:
 
     def split(self, split: Split) -> list[str]:
         """Documents of one split."""
-        low = 0
-        for name, percent in SPLIT_PERCENT.items():
-            if name == split:
-                break
-            low += percent
-        high = low + SPLIT_PERCENT[split]
-        return [d for d in self.documents if low <= int(hashlib.sha256(d.encode()).hexdigest()[:8], 16) % 100 < high]
+        return [document for document in self.documents if _split_of(document) == split]
 
     def tokens(self, split: Split, tokenizer: "PreTrainedTokenizerBase") -> TokenStream:
         """Token stream of one split, documents separated by the end-of-text token."""
-        return encode(self.split(split), tokenizer)
+        return replace(encode(self.split(split), tokenizer), split=split)
 
     def blocks(self, split: Split, tokenizer: "PreTrainedTokenizerBase", count: int, length: int | None = None) -> TokenStream:
         """First `count` windows of `length` (default `block`) tokens of one split."""

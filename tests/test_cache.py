@@ -1,8 +1,6 @@
 """What runs share is computed once, and nobody can tell from the numbers."""
 
-import shutil
-import subprocess
-import sys
+import multiprocessing
 import time
 from pathlib import Path
 
@@ -15,11 +13,20 @@ from lit_degrade.records.cache import Cache
 ARM = ["--model.stimulus", "random_tokens"]
 
 
-def test_a_cached_run_gives_the_same_numbers(tmp_path: Path) -> None:
-    run(tmp_path / "warm")
-    cold, warm = run(tmp_path / "cold", *ARM, "--cache_gb", "0"), tmp_path / "warm"
-    assert not (tmp_path / "cold" / ".cache").exists()
-    shutil.rmtree(warm / "priority3")
+@pytest.fixture(scope="module")
+def first(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run in whose results there is something to share."""
+    return run(tmp_path_factory.mktemp("warm"))
+
+
+@pytest.fixture
+def warm(first: Path) -> Path:
+    return first.parent.parent
+
+
+def test_a_cached_run_gives_the_same_numbers(warm: Path, tmp_path: Path) -> None:
+    cold = run(tmp_path, *ARM, "--cache_gb", "0")
+    assert not (tmp_path / ".cache").exists()
     second = run(warm, *ARM)
     assert manifest_of(second)["from_cache"] == ["null_space", "stimuli"]
     assert (second / "summary.json").read_text() == (cold / "summary.json").read_text()
@@ -28,18 +35,14 @@ def test_a_cached_run_gives_the_same_numbers(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("change", ["--seed_everything=9", "--model.null_space.products=22", "--precision=bf16"])
-def test_another_question_is_computed_anew(change: str, tmp_path: Path) -> None:
-    run(tmp_path)
-    shutil.rmtree(tmp_path / "priority3")
-    assert "from_cache" not in manifest_of(run(tmp_path, *ARM, change))
+def test_another_question_is_computed_anew(change: str, warm: Path) -> None:
+    assert "from_cache" not in manifest_of(run(warm, *ARM, change))
 
 
-def test_other_budgets_share_the_null_space_only(tmp_path: Path) -> None:
-    first = summary_of(run(tmp_path))
-    shutil.rmtree(tmp_path / "priority3")
-    folder = run(tmp_path, "--model.stimuli.evaluations", "40")
+def test_other_budgets_share_the_null_space_only(first: Path, warm: Path) -> None:
+    folder = run(warm, "--model.stimuli.evaluations", "40")
     assert manifest_of(folder)["from_cache"] == ["null_space"]
-    assert summary_of(folder)["null_ratio_best"] == first["null_ratio_best"]
+    assert summary_of(folder)["null_ratio_best"] == summary_of(first)["null_ratio_best"]
 
 
 def parts(value: float) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
@@ -73,15 +76,17 @@ def test_an_entry_above_the_limit_is_not_kept(tmp_path: Path) -> None:
 
 
 def test_two_processes_compute_once(tmp_path: Path) -> None:
-    code = f"""
-import time, pathlib, torch
-from lit_degrade.records.cache import Cache
-def work():
-    time.sleep(1)
-    with open({str(tmp_path / "log")!r}, "a") as log: log.write("x")
-    return {{"x": torch.ones(2)}}, None
-Cache(pathlib.Path({str(tmp_path)!r}), 1.0).remember("slow", {{}}, work)
-"""
-    both = [subprocess.Popen([sys.executable, "-c", code]) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    def work() -> tuple[dict[str, torch.Tensor], None]:
+        time.sleep(0.5)
+        with (tmp_path / "log").open("a") as log:
+            log.write("x")
+        return {"x": torch.ones(2)}, None
+
+    fork = multiprocessing.get_context("fork")
+    both = [fork.Process(target=Cache(tmp_path, 1.0).remember, args=("slow", {}, work)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
     assert (tmp_path / "log").read_text() == "x"

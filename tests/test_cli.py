@@ -15,7 +15,8 @@ from lit_degrade.records.mode import wandb_mode
 ROOT = Path(__file__).parent.parent
 QUICK = [
     "--subject", "tiny-60k", "--model.null_space.products", "20", "--model.null_space.random_directions", "3",
-    "--model.stimuli.evaluations", "60", "--trainer.max_steps", "6", "--text.probe_tokens", "2048", "--verbosity", "quiet",
+    "--model.null_space.calibration_blocks", "2", "--model.stimuli.evaluations", "60", "--trainer.max_steps", "6",
+    "--text.probe_tokens", "2048", "--verbosity", "quiet",
 ]  # fmt: skip
 
 

@@ -17,13 +17,14 @@ from lit_degrade.faults.patterns import bit_patterns
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.perturbations.bits import WIDTHS
 from lit_degrade.perturbations.storage import FORMATS, Floats, Quantised, stored
+from lit_degrade.subjects.adapters import add_lora
 from lit_degrade.subjects.anatomy import Anatomy
-from lit_degrade.subjects.loading import Subject, add_lora, weights_sha256
+from lit_degrade.subjects.loading import Subject, weights_sha256
 from lit_degrade.text import TokenStream
 
 IDS = torch.randint(V, (3, 20), generator=torch.Generator().manual_seed(0))
 FLOATS = (torch.float32, torch.bfloat16, torch.float16)
-BITS = {"fp32": (0, 22, 23, 27, 29, 30, 31), "bf16": (0, 6, 7, 11, 13, 14, 15), "int8": range(8), "nf4": range(4)}
+BITS = {"fp32": (22, 29, 30, 31), "bf16": (6, 13, 14, 15), "int8": range(8), "nf4": range(4)}
 
 
 def held(*values: float, dtype: torch.dtype = torch.float32) -> Floats:
@@ -34,17 +35,20 @@ def after(weights: Floats | Quantised, index: int, bit: int) -> float:
     return float(flipped_values(weights, torch.tensor(index), torch.tensor(bit)))
 
 
-def slowly(subject: Subject, ids: Tensor, flips: Sequence[Flip]) -> Tensor:
-    """Flip, run all of the subject, flip back."""
-
+def loss(subject: Subject, ids: Tensor) -> float:
     def logits(tokens: Tensor) -> Tensor:
         with subject.autocast():
             return subject.model(input_ids=tokens, use_cache=False).logits
 
+    return likelihood(logits, TokenStream(ids, torch.ones_like(ids))).nats_per_token
+
+
+def slowly(subject: Subject, ids: Tensor, flips: Sequence[Flip]) -> Tensor:
+    """Flip, run all of the subject, flip back."""
     found = []
     for flip in flips:
         with flipped(subject, [flip]):
-            found.append(likelihood(logits, TokenStream(ids, torch.ones_like(ids))).nats_per_token)
+            found.append(loss(subject, ids))
     return torch.tensor(found, dtype=torch.float64)
 
 
@@ -62,6 +66,13 @@ def one_each(subject: Subject, names: Sequence[str] | None = None, seed: int = 0
 def agree(found: Tensor, expected: Tensor, rel: float = 1e-5) -> bool:
     """The same kind of number everywhere, and the same number where they are finite."""
     return torch.allclose(found, expected, rtol=rel, atol=0.0, equal_nan=True)
+
+
+def noticed(subject: Subject, flips: Sequence[Flip], found: Tensor) -> float:
+    """Share of the parameters in which some flip moves the loss by ten times what `agree` lets pass."""
+    moved = ~((found / loss(subject, IDS) - 1).abs() < 1e-4)  # a loss that is not a number has moved
+    names = {flip.parameter for flip in flips}
+    return len({flip.parameter for flip, far in zip(flips, moved.tolist(), strict=True) if far}) / len(names)
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
@@ -246,7 +257,7 @@ def test_the_cost_of_every_flip_is_that_of_the_flipped_subject(family: str) -> N
     counted: list[int] = []
     found, expected = evaluate_flips(subject, IDS, flips, counted.append), slowly(subject, IDS, flips)
     assert agree(found, expected)
-    assert len(found.unique()) > len(flips) / 2  # they are not all the intact subject's
+    assert noticed(subject, flips, found) > 0.5  # they are not all the intact subject's
     assert sum(counted) == passes(IDS, flips)
     assert weights_sha256(subject.model) == sha256
 
@@ -289,7 +300,7 @@ def test_flips_below_adapters(family: str) -> None:
         if ".lora_B." in name:
             nn.init.normal_(p.data, std=0.1, generator=torch.Generator().manual_seed(0))
     subject = wrap(model.eval())
-    flips = one_each(subject)
+    flips = one_each(subject, matrices(subject))
     assert agree(evaluate_flips(subject, IDS, flips), slowly(subject, IDS, flips))
 
 
@@ -298,11 +309,11 @@ def test_flips_of_codes_are_really_made(quantised: Subject) -> None:
     sha256, flips = weights_sha256(quantised.model), one_each(quantised, [names[0], names[-1]])
     found = evaluate_flips(quantised, IDS, flips)
     assert agree(found, slowly(quantised, IDS, flips))
-    assert len(found.unique()) > len(flips) / 2
+    assert noticed(quantised, flips, found) > 0
     assert weights_sha256(quantised.model) == sha256
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=10)
 @given(seed=st.integers(0, 10_000), family=st.sampled_from(["gpt_neox", "opt", "gemma3_text", "falcon_new"]))
 def test_any_flips_of_any_subject(seed: int, family: str) -> None:
     subject = wrap(random_model(family, seed % 7))

@@ -19,7 +19,8 @@ from transformers import AutoTokenizer, GenerationConfig
 from lit_degrade.errors import UserError
 from lit_degrade.generation.generator import Decoding, TextGenerator, TokenChoice, end_ids
 from lit_degrade.generation.queries import Query, left_padded
-from lit_degrade.subjects.loading import Subject, locate
+from lit_degrade.subjects.files import locate
+from lit_degrade.subjects.loading import Subject
 
 TEXT = "Return the list of file objects, or raise ValueError if an index is out of range. The class of a module."
 PROMPTS = [TEXT[i % 7 * 4 : i % 7 * 4 + 6 + i % 11 * 6] + ("\n\n" if i % 5 == 0 else "") for i in range(20)]

@@ -13,7 +13,8 @@ from lit_degrade.cli import main
 from lit_degrade.errors import UserError
 from lit_degrade.records import paths
 from lit_degrade.subjects.catalog import EMBEDDED_FOLDER
-from lit_degrade.subjects.loading import Subject, locate, misread_rows, weights_sha256
+from lit_degrade.subjects.files import locate
+from lit_degrade.subjects.loading import Subject, misread_rows, weights_sha256
 
 TOKENS = torch.arange(8, 40)[None]
 

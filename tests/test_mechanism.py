@@ -15,32 +15,36 @@ from lit_degrade.measures.updates import StepLength, amplification, median_rotat
 from lit_degrade.modules.optimizers import MatchedSGD, build_optimizer
 
 
-def test_sgd_matched_steps_as_far_as_adamw(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def arms(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Runs that differ in the optimizer only."""
+    results = tmp_path_factory.mktemp("arms")
+    args = ["--trainer.max_steps", "10", "--model.stimulus", "random_tokens", "--model.optimizer"]
+    return {name: run(results, *args, name) for name in ("adamw", "sgd", "sgd_matched")}
+
+
+def test_sgd_matched_steps_as_far_as_adamw(arms: dict[str, Path]) -> None:
     """Known error 5: at the same learning rate plain SGD hardly moves the weights; the matched arm moves them as far."""
-    args = ["--trainer.max_steps", "20", "--model.stimulus", "random_tokens"]
-    found = {
-        name: summary_of(run(tmp_path / name, *args, "--model.optimizer", name)) for name in ("adamw", "sgd", "sgd_matched")
-    }
+    found = {name: summary_of(folder) for name, folder in arms.items()}
     lengths = {name: summary["update_norm_mean"] for name, summary in found.items()}
     assert lengths["sgd_matched"] / lengths["adamw"] == pytest.approx(1, rel=1e-4)  # asked: within 5 %
     assert lengths["sgd"] / lengths["adamw"] < 0.1
-    assert found["sgd_matched"]["path_length"] == pytest.approx(20 * lengths["sgd_matched"])
+    assert found["sgd_matched"]["path_length"] == pytest.approx(10 * lengths["sgd_matched"])
     assert found["sgd_matched"]["perplexity_pre"] == found["adamw"]["perplexity_pre"], "the rehearsal leaves no trace"
     assert found["sgd_matched"]["first_update_energy_null"] == pytest.approx(found["sgd"]["first_update_energy_null"], rel=1e-2)
     assert found["sgd"]["amplification"] == pytest.approx(1, rel=1e-3)
     assert found["adamw"]["amplification"] > 1
 
 
-def test_the_rehearsal_repeats_the_adamw_run(tmp_path: Path) -> None:
+def test_the_rehearsal_repeats_the_adamw_run(arms: dict[str, Path]) -> None:
     """The lengths that SGD is given are those of a real AdamW run, step by step."""
     import csv
 
     steps = {}
     for name in ("adamw", "sgd_matched"):
-        folder = run(tmp_path / name, "--model.optimizer", name)
-        rows = csv.DictReader((folder / "metrics.csv").open())
+        rows = csv.DictReader((arms[name] / "metrics.csv").open())
         steps[name] = [float(row["update_norm"]) for row in rows if row.get("update_norm")]
-    assert len(steps["adamw"]) == 6
+    assert len(steps["adamw"]) == 10
     np.testing.assert_allclose(steps["sgd_matched"], steps["adamw"], rtol=1e-4)
 
 

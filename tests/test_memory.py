@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_runs import PRIORITY3, run, summary_of
+from test_runs import PRIORITY3, manifest_of, run, summary_of
 
 from lit_degrade.cli import main
 from lit_degrade.curvature.kronecker import kronecker_factors
@@ -44,9 +44,14 @@ def test_factors_in_parts_are_factors_of_the_whole(tiny: Subject) -> None:
             assert float((one - two).norm() / one.norm()) < 1e-5
 
 
+@pytest.fixture(scope="module")
+def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run(tmp_path_factory.mktemp("plain"))
+
+
 @pytest.mark.parametrize("saving", ["--model.null_space.offload=true", "--model.null_space.microbatch=1"])
-def test_a_lighter_null_space_is_the_same_null_space(saving: str, tmp_path: Path) -> None:
-    plain, light = (summary_of(run(tmp_path / str(i), *args)) for i, args in enumerate(([], [saving])))
+def test_a_lighter_null_space_is_the_same_null_space(saving: str, record: Path, tmp_path: Path) -> None:
+    plain, light = summary_of(record), summary_of(run(tmp_path, saving))
     assert light["null_lambda_max"] == pytest.approx(plain["null_lambda_max"], rel=1e-3)
     assert light["null_ratio_median"] == pytest.approx(plain["null_ratio_median"], rel=0.02)
     assert light["null_exact_dims_excluded"] == plain["null_exact_dims_excluded"]
@@ -79,6 +84,5 @@ def test_out_of_memory_is_one_line_with_three_settings(
     assert json.loads(manifest.read_text())["exit_state"] == "failed"
 
 
-def test_the_record_says_how_much_memory_was_used(tmp_path: Path) -> None:
-    manifest = json.loads((run(tmp_path) / "manifest.json").read_text())
-    assert manifest["peak_memory_bytes"]["host"] > 10_000_000
+def test_the_record_says_how_much_memory_was_used(record: Path) -> None:
+    assert manifest_of(record)["peak_memory_bytes"]["host"] > 10_000_000

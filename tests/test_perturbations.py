@@ -21,9 +21,10 @@ from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, Tie
 from lit_degrade.perturbations.edits import Dose, Edit, EditRecord, perturbed, plan, totals
 from lit_degrade.perturbations.storage import FORMATS, Floats, Swap, Write
 from lit_degrade.perturbations.targets import is_tied, token_embedding
+from lit_degrade.subjects.adapters import add_lora
 from lit_degrade.subjects.anatomy import Site
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import Subject, add_lora, load_subject, weights_sha256
+from lit_degrade.subjects.loading import Subject, load_subject, weights_sha256
 
 LEVELS = {
     "mult_gauss": 0.3, "add_gauss": 0.3, "add_gauss_absolute": 0.01, "ablation": 0.4, "zero": 0.4, "prune_magnitude": 0.4,

@@ -78,7 +78,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_published_run_says_what_it_did(published: Path) -> None:
-    summary = summary_of(run(published / "a", "--model.protocol", "published", verb=AUDIT))
+    summary = summary_of(run(published, "--model.protocol", "published", verb=AUDIT))
     assert (summary["protocol"], summary["optimizer"], summary["optimizer_used"]) == ("published", "adamw", "adafactor")
     assert summary["published_catalyst_tokens_changed"] <= 0.02
     assert summary["null_energy"] < summary["null_energy_eigen_prion"] / 2, "that of the stimulus trained on"
@@ -87,8 +87,8 @@ def test_a_published_run_says_what_it_did(published: Path) -> None:
     assert summary["reported_rank_change_absolute"] == abs(summary["reported_rank_reduction"])
 
 
-def test_controlled_reports_what_is_true(tmp_path: Path) -> None:
-    summary = summary_of(run(tmp_path, verb=AUDIT))
+def test_controlled_reports_what_is_true(published: Path) -> None:
+    summary = summary_of(run(published, verb=AUDIT))
     assert summary["reported_perplexity_post"] == summary["perplexity_post"]
     assert summary["reported_rank_reduction"] == summary["rank_reduction"]
     assert summary["reported_log_perplexity_ratio"] == pytest.approx(summary["log_perplexity_ratio"])
@@ -99,9 +99,8 @@ def test_random_text_that_ignores_its_seed(published: Path) -> None:
     from safetensors.torch import load_file
 
     def text_of(protocol: str, seed: str) -> torch.Tensor:
-        folder = published / protocol / seed
         args = ["--model.protocol", protocol, "--model.stimulus", "random_text", "--seed_everything", seed]
-        return load_file(run(folder, *args, "--trainer.max_steps", "1", verb=AUDIT) / "stimulus.safetensors")["tokens"]
+        return load_file(run(published, *args, "--trainer.max_steps", "1", verb=AUDIT) / "stimulus.safetensors")["tokens"]
 
     assert torch.equal(text_of("same_optimizer", "1"), text_of("same_optimizer", "2"))
     assert not torch.equal(text_of("seeded_controls", "1"), text_of("seeded_controls", "2"))

@@ -36,9 +36,10 @@ from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.perturbations.edits import perturbed
 from lit_degrade.perturbations.storage import stored
 from lit_degrade.records import paths
+from lit_degrade.subjects.adapters import add_lora
 from lit_degrade.subjects.anatomy import Anatomy
 from lit_degrade.subjects.catalog import HUB
-from lit_degrade.subjects.loading import Subject, add_lora, weights_sha256
+from lit_degrade.subjects.loading import Subject, weights_sha256
 from lit_degrade.text import TokenStream
 
 BLOCKS = torch.randint(V, (8, 32), generator=torch.Generator().manual_seed(0))

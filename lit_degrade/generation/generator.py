@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lit_degrade.errors import UserError
 from lit_degrade.generation.queries import Prompt, Query, left_padded, prepare
-from lit_degrade.subjects.loading import Subject, quiet_libraries
+from lit_degrade.subjects.loading import Subject
+from lit_degrade.subjects.quiet import quiet_libraries
 
 
 @dataclass(frozen=True)

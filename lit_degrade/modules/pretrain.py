@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lit_degrade.errors import Diverged, unknown
+from lit_degrade.errors import Diverged, UserError, unknown
 from lit_degrade.measures.perplexity import likelihood, token_nll
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import paths
@@ -114,6 +114,8 @@ class PretrainModule(SubjectModule):
         model = build_model(rung, self.vocabulary, self.context, self.dropout, self.seed).to(device)
         self.adopt(Subject(self.spec, model, tokenizer, Anatomy(model), weights_sha256(model), None))
         self.train_ids = self.text.tokens("train", tokenizer).ids
+        if len(self.train_ids) < self.context:
+            raise UserError(f"The train split has {len(self.train_ids)} tokens; a window needs {self.context}.")
         self.peak_lr = self.lr or rung.lr
 
     def train_dataloader(self) -> DataLoader[Tensor]:

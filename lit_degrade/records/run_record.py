@@ -1,9 +1,9 @@
 """The run record: one folder per run, prepared out of sight and put in place whole."""
 
 import csv
-import hashlib
 import json
 import math
+import re
 import shutil
 import sys
 import time
@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -20,28 +19,13 @@ from torch import Tensor
 from lit_degrade.errors import UserError, disk_full
 from lit_degrade.records import paths
 from lit_degrade.records.conditions import ExitState, Fact
+from lit_degrade.records.identity import Identity
 from lit_degrade.records.lock import Lock, StillHeldError
 from lit_degrade.records.provenance import peak_memory, provenance
 from lit_degrade.records.reading import defect_of, state_of
 
 ENDED = ("done", "diverged")
 """States of runs that came to their end: their record is the answer."""
-NOT_HASHED = ("results", "verbosity", "config", "repeat", "cache_gb")
-"""Top-level keys that do not change what a run computes."""
-
-
-def run_id(verb: str, config: Mapping[str, Any], inputs: Mapping[str, str] = MappingProxyType({})) -> str:
-    """12 hexadecimal digits that identify what a verb computes with a resolved config.
-
-    Args:
-        verb: of the command line.
-        config: as plain data.
-        inputs: hashes of what the config names by its place only, such as a local subject folder.
-    """
-    what = {"verb": verb} | {key: value for key, value in config.items() if key not in NOT_HASHED}
-    if inputs:
-        what["inputs"] = dict(inputs)
-    return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:12]
 
 
 def plain(value: Any) -> Any:
@@ -55,6 +39,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes text that other readers of YAML than this library's take for a number, such as 1e3, in quotes."""
+
+
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+$"), list("-+0123456789"))
+
+
+def to_yaml(config: Mapping[str, Any]) -> str:
+    """A config as a file that gives the same one again."""
+    return yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+
+
 class RunRecord:
     """Collects what a run produces; `close` writes the rest and moves the folder into place.
 
@@ -63,17 +59,21 @@ class RunRecord:
     was to be replaced is put back.
     """
 
-    def __init__(self, verb: str, config: Mapping[str, Any], inputs: Mapping[str, str] = MappingProxyType({})) -> None:
+    def __init__(self, verb: str, config: Mapping[str, Any], identity: Identity | None = None, run_id: str = "") -> None:
         """Name the record; nothing is written yet.
 
         Args:
             verb: of the command line.
             config: the resolved config as plain data, with `results` (root folder) and `experiment` (folder below it).
-            inputs: hashes of what the config names by its place only.
+            identity: what the run is; of a record that no command line made, its verb and config, wherever it lies.
+            run_id: the id that an earlier version gave it, if it is recorded under that.
         """
         self.verb = verb
         self.config = dict(config)
-        self.run_id = run_id(verb, config, inputs)
+        self.identity = identity or Identity({"verb": verb, **{k: v for k, v in config.items() if k != "results"}}, {})
+        self.run_id = run_id or self.identity.run_id
+        self.files = dict(self.identity.files)
+        """SHA-256 of every file that decided what this run is, by its path"""
         self.experiment = str(config["experiment"])
         parent = Path(config["results"]).expanduser() / self.experiment
         self.folder = parent / self.run_id
@@ -223,13 +223,14 @@ class RunRecord:
 
     def _close(self, exit_state: ExitState, detail: str) -> None:
         self.durations_s["total"] = time.monotonic() - self._started
-        self.save_text(paths.CONFIG, yaml.safe_dump(self.config, sort_keys=False))
+        self.save_text(paths.CONFIG, to_yaml(self.config))
         self.save_table(paths.METRICS, self.metrics or [{"step": 0}])
         summary = {"run_id": self.run_id, "experiment": self.experiment, "exit_state": exit_state, **self.summary}
         self.save_text(paths.SUMMARY, json.dumps(plain(summary), indent=2) + "\n")
         manifest = {
             "run_id": self.run_id,
             "verb": self.verb,
+            "identity": self.identity.what,
             "exit_state": exit_state,
             "detail": detail,
             "started": self._started_at.isoformat(timespec="seconds"),

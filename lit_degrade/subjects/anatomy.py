@@ -135,9 +135,9 @@ class Anatomy:
 
     def _classify(self, name: str) -> Iterator[Site]:
         """Sites inside one parameter."""
-        if _VISION.search(name):
+        if _VISION.search(name) or ".original_module." in name:  # the latter is what PEFT keeps and no longer uses
             return
-        plain = name.removeprefix("base_model.model.").replace(".base_layer", "")
+        plain = name.removeprefix("base_model.model.").replace(".base_layer", "").replace(".modules_to_save.default", "")
         block = _BLOCK.match(plain)
         depth = int(block["depth"]) if block else None
         if ".lora_" in plain:

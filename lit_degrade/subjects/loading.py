@@ -1,9 +1,8 @@
 """From a subject's name to a model, tokenizer and anatomy, at the precision and with the adapter asked for."""
 
+import copy
 import hashlib
 import json
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,18 +13,36 @@ import torch
 from torch import Tensor, nn
 
 from lit_degrade.errors import UserError, unknown
-from lit_degrade.seeds import generator
-from lit_degrade.subjects.anatomy import Anatomy
-from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, GROUPS, HUB, LADDER, SubjectSpec
+from lit_degrade.subjects.adapters import add_lora, read_adapters
+from lit_degrade.subjects.agreement import (
+    has_tokenizer,
+    refuse_disagreement,
+    refuse_flawed_files,
+    refuse_tokenizer,
+    stored_precision,
+)
+from lit_degrade.subjects.anatomy import FAMILIES, Anatomy
+from lit_degrade.subjects.catalog import GROUPS, SubjectSpec
+from lit_degrade.subjects.files import (
+    ADAPTERS,
+    BASE,
+    base_of,
+    changed_base,
+    content_sha256,
+    files_sha256,
+    locate,
+    read_json,
+    refuse_changed_base,
+    refuse_changed_files,
+)
 from lit_degrade.subjects.hub import go_offline_if_unreachable, hub_endpoint
-from lit_degrade.subjects.lineage import FILE as LINEAGE
 from lit_degrade.subjects.lineage import Lineage, read_lineage, write_lineage
+from lit_degrade.subjects.quiet import quiet_libraries
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16, "int8": torch.float32, "nf4": torch.float32}
 """dtype that the unquantised weights are loaded in, by precision."""
-LORA_RANK = 8
-LORA_ALPHA = 16
-"""Scale alpha / rank = 2 (Hu et al. 2021, arXiv:2106.09685); 8 is PEFT's default rank."""
+QUANTISED = ("int8", "nf4")
+_HUB_ADAPTERS = "Subject '{name}' holds adapters: download it (hf download {place} --local-dir FOLDER), then --subject FOLDER."
 
 
 @dataclass(frozen=True)
@@ -45,6 +62,8 @@ class Subject:
     """stages it has been through, intact first"""
     processor: Any = None
     """of an image-text subject: turns pictures into what the model takes; None for text-only subjects"""
+    content_sha256: str = ""
+    """hash of the files that the subject of that name is loaded from; "" where its name identifies it"""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute at the subject's precision while its float32 master weights stay exact."""
@@ -107,7 +126,8 @@ class Subject:
         if self.spec.adapter == "lora":
             self.model.save_pretrained(folder, safe_serialization=True)
             base = {"base_subject": self.spec.name, "precision": self.spec.precision}
-            (folder / "base_subject.json").write_text(json.dumps(base, indent=2) + "\n")
+            base |= {"base_sha256": self.content_sha256} if self.content_sha256 else {}
+            (folder / BASE).write_text(json.dumps(base, indent=2) + "\n")
         else:
             state = {k: v.to(self.autocast_dtype) if self.autocast_dtype else v for k, v in self.model.state_dict().items()}
             config = self.model.config
@@ -158,66 +178,6 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def files_sha256(folder: Path, without: str = "") -> str:
-    """Hash of the files that a local subject is loaded from, by name; one of them may be left out."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json") and p.name != without):
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Silence the loading bars and advice of the libraries below us; their errors still come through."""
-    from transformers.utils import logging as transformers_logging
-
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            transformers_logging.set_verbosity(verbosity)
-
-
-def locate(name: str) -> str:
-    """Folder or hub id of a subject.
-
-    Raises: UserError for a name that is neither in the catalogue, nor a folder, nor of the form OWNER/NAME.
-    """
-    if name in LADDER:
-        return str(EMBEDDED_FOLDER / name)
-    if name in HUB:
-        return HUB[name]
-    folder = Path(name).expanduser()
-    if (folder / "summary.json").is_file():
-        folder /= "subject"
-        if not folder.is_dir():
-            raise UserError(f"Run record '{name}' kept no subject: its run had no RegisterArtifacts callback.")
-    if folder.is_dir():
-        if not (folder / "config.json").is_file() and not (folder / "adapter_config.json").is_file():
-            raise UserError(f"Folder '{name}' holds no subject: expected config.json (or adapter_config.json) in it.")
-        return str(folder)
-    if name.startswith((".", "~", "/")) or name.count("/") != 1:
-        raise unknown("subject", name, [*LADDER, *HUB, "a folder", "a hub id OWNER/NAME"])
-    return name
-
-
-def _refuse_changed_files(folder: Path) -> None:
-    """Raise: UserError for a folder that holds other files than the run that wrote its lineage has saved there."""
-    saved = read_lineage(folder, "", "")[-1].get("files_sha256")
-    if saved and saved != (found := files_sha256(folder, without=LINEAGE)):
-        raise UserError(
-            f"Subject folder '{folder}' has been changed since it was saved: its files have the hash {found[:12]}, and its "
-            f"{LINEAGE} says {saved[:12]}."
-        )
-
-
 def load_subject(spec: SubjectSpec, seed: int, device: torch.device, train: bool) -> Subject:
     """Load a subject.
 
@@ -229,26 +189,44 @@ def load_subject(spec: SubjectSpec, seed: int, device: torch.device, train: bool
 
     Raises: UserError, in one line, for a subject that is unknown, unreachable, corrupt, or does not fit its precision.
     """
-    from transformers import AutoTokenizer
-
     place = locate(spec.name)
-    if Path(place).is_dir():
-        _refuse_changed_files(Path(place))
-    base = Path(place) / "base_subject.json"
-    if base.is_file():
-        return _load_adapted(spec, Path(place), json.loads(base.read_text()), seed, device, train)
-    offline = False if Path(place).is_dir() else go_offline_if_unreachable()
+    folder = Path(place)
+    if folder.is_dir():
+        refuse_changed_files(folder)
+        if (base := base_of(folder)) is not None:
+            return _load_adapted(spec, folder, base, seed, device, train)
+        refuse_flawed_files(folder)
+    offline = False if folder.is_dir() else go_offline_if_unreachable()
+    with _loading(spec.name, place, offline):
+        model = _load_model(place, spec, device, offline)
+        tokenizer = _load_tokenizer(place, offline)
+        processor = _load_processor(place, offline) if hasattr(model.config, "vision_config") else None
+    refuse_tokenizer(spec.name, tokenizer, model.get_input_embeddings().weight.shape[0])
+    subject = _prepare(spec, model, tokenizer, seed, train)
+    return replace(
+        subject,
+        lineage=read_lineage(folder, spec.name, subject.sha256),
+        processor=processor,
+        content_sha256=content_sha256(spec.name),
+    )
+
+
+@contextmanager
+def _loading(name: str, place: str, offline: bool) -> Iterator[None]:
+    """What the libraries below us say of files that they cannot load, as one line."""
     try:
         with quiet_libraries():
-            model = _load_model(place, spec, device, offline)
-            tokenizer = AutoTokenizer.from_pretrained(place, local_files_only=offline, trust_remote_code=False)
-            processor = _load_processor(place, offline) if hasattr(model.config, "vision_config") else None
+            yield
     except UserError:
         raise
     except Exception as error:  # hub, config, safetensors and tokenizer libraries each raise classes of their own
-        raise UserError(_loading_failure(spec, place, offline, error)) from error
-    subject = _prepare(spec, model, tokenizer, seed, train)
-    return replace(subject, lineage=read_lineage(Path(place), spec.name, subject.sha256), processor=processor)
+        raise UserError(_loading_failure(name, place, offline, error)) from error
+
+
+def _load_tokenizer(place: str, offline: bool) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(place, local_files_only=offline, trust_remote_code=False)
 
 
 def _load_processor(place: str, offline: bool) -> Any:
@@ -273,25 +251,44 @@ def _load_model(place: str, spec: SubjectSpec, device: torch.device, offline: bo
 
     common = {"local_files_only": offline, "trust_remote_code": False}
     config = AutoConfig.from_pretrained(place, **common)
+    if config.model_type not in FAMILIES:
+        raise unknown("architecture", config.model_type, FAMILIES)
     _without_dropout(config)
-    loader = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
+    loader: Any = AutoModelForImageTextToText if hasattr(config, "vision_config") else AutoModelForCausalLM
     options: dict[str, Any] = {}
-    if spec.precision == "int8":
+    stored = stored_precision(spec.name, config, spec.precision)
+    if stored == "nf4":
+        config.quantization_config["bnb_4bit_compute_dtype"] = "float32"
+    elif spec.precision == "int8" and not stored:
         options["quantization_config"] = BitsAndBytesConfig(load_in_8bit=True)
     elif spec.precision == "nf4":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.float32
         )
-    model = loader.from_pretrained(
-        place,
-        dtype=DTYPES[spec.precision],
-        config=config,
-        use_safetensors=True,
-        device_map={"": str(device)},
-        **common,
-        **options,
-    )
-    if options and not any(p.dtype in (torch.int8, torch.uint8) for p in model.parameters()):
+
+    def load(config: Any, where: str, **options: Any) -> Any:
+        model, info = loader.from_pretrained(
+            place,
+            dtype=DTYPES[spec.precision],
+            config=config,
+            use_safetensors=True,
+            device_map={"": where},
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in `info`, by name
+            **common,
+            **options,
+        )
+        refuse_disagreement(spec.name, model, info, quantised=stored is not None and where == "meta")
+        return model
+
+    if stored or options:  # bitsandbytes takes a matrix of any shape, so the shapes are compared without it
+        plain = copy.deepcopy(config)
+        vars(plain).pop("quantization_config", None)
+        load(plain, "meta")
+    model = load(config, str(device), **options)
+    if getattr(model, "_hf_peft_config_loaded", False):
+        raise UserError(_HUB_ADAPTERS.format(name=spec.name, place=place))
+    if spec.precision in QUANTISED and not any(p.dtype in (torch.int8, torch.uint8) for p in model.parameters()):
         raise UserError(
             f"Subject '{spec.name}' cannot be had at precision '{spec.precision}': bitsandbytes finds no matrix to quantise in "
             f"{type(model).__name__}. Use fp32, bf16 or fp16."
@@ -325,58 +322,70 @@ def _prepare(spec: SubjectSpec, model: Any, tokenizer: Any, seed: int, train: bo
     if spec.adapter == "lora":
         model = add_lora(model, anatomy, seed)
         anatomy = Anatomy(model)
+    _set_mode(model, spec)
+    return Subject(spec, model, tokenizer, anatomy, sha256, half)
+
+
+def _set_mode(model: Any, spec: SubjectSpec) -> None:
     if spec.gradient_checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         model.train()  # which checkpointing requires; there is no dropout to switch on
     else:
         model.eval()
-    return Subject(spec, model, tokenizer, anatomy, sha256, half)
 
 
-def add_lora(model: Any, anatomy: Anatomy, seed: int) -> Any:
-    """Wrap a model with LoRA adapters on every matrix of its blocks (Hu et al. 2021).
-
-    B starts at zero, so that the adapted model equals the intact one; A is Kaiming-uniform from its own seeded generator.
-    """
-    with quiet_libraries():
-        from peft import LoraConfig, get_peft_model
-
-    modules = sorted({name.removesuffix(".weight") for name in anatomy.parameter_names("blocks")})
-    fan_in_fan_out = anatomy.family == "gpt2"
-    config = LoraConfig(
-        r=LORA_RANK, lora_alpha=LORA_ALPHA, lora_dropout=0.0, target_modules=modules, fan_in_fan_out=fan_in_fan_out
-    )
-    adapted = get_peft_model(model, config)
-    for name, parameter in adapted.named_parameters():
-        if ".lora_A." in name:
-            nn.init.kaiming_uniform_(parameter.data, a=5**0.5, generator=generator(seed, "lora", name, device=parameter.device))
-    return adapted
-
-
-def _load_adapted(
-    spec: SubjectSpec, folder: Path, base: dict[str, str], seed: int, device: torch.device, train: bool
-) -> Subject:
+def _load_adapted(spec: SubjectSpec, folder: Path, base: str, seed: int, device: torch.device, train: bool) -> Subject:
     """A subject saved as adapters: load the subject they belong to, then their values."""
-    from safetensors.torch import load_file
+    refuse_changed_base(folder, base)
+    whole = replace(spec, name=base, adapter="full", gradient_checkpointing=False)
+    try:
+        below = load_subject(whole, seed, device, train)
+    except UserError as error:
+        raise UserError(f"Adapters in '{folder}' need the subject they belong to. {error}") from error
+    _refuse_changed_weights(folder, below)
+    model = read_adapters(below.model, folder)
+    given, spec = spec.name, replace(spec, name=base, adapter="lora")
+    _set_mode(model, spec)
+    tokenizer = below.tokenizer
+    if has_tokenizer(folder):
+        with _loading(str(folder), str(folder), offline=False):
+            tokenizer = _load_tokenizer(str(folder), offline=False)
+    refuse_tokenizer(str(folder), tokenizer, below.embedding.shape[0])
+    sha256 = weights_sha256(model)
+    lineage = read_lineage(folder, given, sha256)
+    return replace(below, spec=spec, model=model, tokenizer=tokenizer, anatomy=Anatomy(model), sha256=sha256, lineage=lineage)
 
-    subject = load_subject(replace(spec, name=base["base_subject"], adapter="lora"), seed, device, train)
-    saved = load_file(folder / "adapter_model.safetensors", device=str(device))
-    named = dict(subject.model.named_parameters())
-    with torch.no_grad():
-        for name, value in saved.items():
-            named[
-                name.replace(".lora_A.weight", ".lora_A.default.weight").replace(".lora_B.weight", ".lora_B.default.weight")
-            ].copy_(value)
-    sha256 = weights_sha256(subject.model)
-    return replace(subject, sha256=sha256, lineage=read_lineage(folder, spec.name, sha256))
+
+def _refuse_changed_weights(folder: Path, below: Subject) -> None:
+    """Raise: UserError for saved adapters whose base has other weights than their lineage says.
+
+    Weights hash alike only at the precision that they were hashed at; codes also differ by device and version of bitsandbytes.
+    Adapters that name the content of their base are compared by that, before it is loaded.
+    """
+    saved_at = read_json(folder / BASE).get("precision") if (folder / BASE).is_file() else None
+    if saved_at != below.spec.precision or saved_at in QUANTISED:
+        return
+    stages = read_lineage(folder, "", "")[: len(below.lineage)]
+    found, saved = below.lineage[-1]["sha256"], stages[-1]["sha256"]
+    if saved and (len(stages) < len(below.lineage) or found != saved):
+        raise changed_base(folder, below.spec.name, f"weights at {saved_at}", found, saved)
 
 
-def _loading_failure(spec: SubjectSpec, place: str, offline: bool, error: Exception) -> str:
+def _loading_failure(name: str, place: str, offline: bool, error: Exception) -> str:
+    from huggingface_hub import try_to_load_from_cache
+
+    said = " ".join(str(error).split())[:400] or type(error).__name__
     if Path(place).is_dir():
-        return f"Subject '{spec.name}' cannot be loaded from '{place}': {' '.join(str(error).split()) or type(error).__name__}"
-    where = f"the hub at {hub_endpoint()} cannot be reached" if offline else " ".join(str(error).split())[:300]
+        return f"Subject '{name}' cannot be loaded from '{place}': {said}"
+    if isinstance(try_to_load_from_cache(place, ADAPTERS), str):
+        return _HUB_ADAPTERS.format(name=name, place=place)
+    kept = try_to_load_from_cache(place, "config.json")
+    if offline and isinstance(kept, str):
+        refuse_flawed_files(Path(kept).parent)
+        return f"Subject '{name}' cannot be loaded from the local Hugging Face cache ('{Path(kept).parent}'): {said}"
+    where = f"the hub at {hub_endpoint()} cannot be reached" if offline else said
     return (
-        f"Subject '{spec.name}' ({place}) is not in the local Hugging Face cache and {where}. "
+        f"Subject '{name}' ({place}) is not in the local Hugging Face cache and {where}. "
         "Provide it as a folder (--subject FOLDER with config.json, tokenizer and *.safetensors), or set HF_HOME to a cache "
         "that has it."
     )
