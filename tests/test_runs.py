@@ -2,11 +2,8 @@
 
 import csv
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -220,49 +217,6 @@ def test_divergence_is_an_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert 1 <= summary["diverged_at_step"] <= 6
     assert "diverged" in capsys.readouterr().err
     assert main([*PRIORITY3, "--results", str(tmp_path), "--model.lr", "1e30", "--model.optimizer", "sgd"]) == 3
-
-
-def _start(results: Path, *args: str) -> subprocess.Popen[str]:
-    command = [
-        sys.executable,
-        "-m",
-        "lit_degrade",
-        *PRIORITY3,
-        "--results",
-        str(results),
-        "--trainer.max_steps",
-        "100000",
-        *args,
-    ]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "WANDB_MODE": "disabled"}, text=True, stderr=subprocess.PIPE)
-
-
-def _wait_for(condition: Any, seconds: float = 90) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "timed out"
-        time.sleep(0.05)
-
-
-@pytest.mark.slow
-def test_sigkill_leaves_no_half_record_and_the_next_run_is_clean(tmp_path: Path) -> None:
-    process = _start(tmp_path)
-    _wait_for(lambda: list(tmp_path.glob(f"priority3/.*.partial/{paths.STIMULUS_TEXT}")))
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not list(tmp_path.glob("priority3/*/*.json"))
-    partial = next(tmp_path.glob("priority3/.*.partial"))
-    rid = partial.name[1:].removesuffix(".partial")
-    (partial / "leftover").write_text("from the killed run")
-    second = _start(tmp_path)
-    _wait_for(lambda: not (partial / "leftover").exists() and (partial / paths.STIMULUS_TEXT).exists())
-    time.sleep(0.5)
-    second.send_signal(signal.SIGTERM)
-    assert second.wait() == 128 + signal.SIGTERM
-    folder = tmp_path / "priority3" / rid
-    assert manifest_of(folder)["exit_state"] == "interrupted"
-    assert not (folder / "leftover").exists()
-    assert [p.name for p in (tmp_path / "priority3").iterdir()] == [rid]
 
 
 def test_pretraining_makes_a_subject(tmp_path: Path) -> None:

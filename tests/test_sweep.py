@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -56,7 +55,8 @@ def sweep_file(folder: Path, name: str = "grid", command: list[str] = COMMAND, *
 def start(path: Path, *args: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "lit_degrade", "sweep", str(path), "--results", str(path.parent / "results"), *args]
     environment = {**os.environ, "WANDB_MODE": "disabled"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, start_new_session=True, **pipes)
 
 
 def sweep(path: Path, *args: str, rc: int = 0) -> str:
@@ -301,48 +301,17 @@ def test_a_missing_file_is_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_a_rerun_completes_every_run_once(tmp_path: Path) -> None:
-    """SIGKILL of the sweep, or of one of its workers, at ten random moments."""
-    draws = random.Random(0)
-    path = sweep_file(
-        tmp_path,
-        **{"model.stimulus": {"values": ["random_tokens", "random_text"]}, "seed_everything": {"min": 43, "max": 52}},
-        **{"trainer.max_steps": {"value": 60}},
-    )
-    results = path.parent / "results"
-    seen: dict[Path, int] = {}
-    for i in range(10):
-        process = start(path, "--workers", "2")
-        time.sleep(9 + draws.uniform(0, 8))
-        workers = _descendants(process.pid)
-        victim = process.pid if i % 2 == 0 or not workers else draws.choice(workers)
-        os.kill(victim, signal.SIGKILL)
-        if victim != process.pid:
-            time.sleep(1)
-            process.kill()
-        process.wait()
-        for manifest in results.glob("*/*/manifest.json"):
-            stamp = manifest.stat().st_mtime_ns
-            if json.loads(manifest.read_text())["exit_state"] == "done":
-                assert seen.setdefault(manifest, stamp) == stamp, "a finished run was run again"
-    last = start(path, "--workers", "2")
-    assert last.wait(timeout=500) == 0
-    assert Counter(states(path).values()) == {"done": 20}
-    assert all(manifest.stat().st_mtime_ns == stamp for manifest, stamp in seen.items())
-    asked = {(stimulus, seed) for stimulus in ("random_tokens", "random_text") for seed in range(43, 53)}
-    summaries = [json.loads(p.read_text()) for p in results.glob("*/*/summary.json")]
-    assert sorted((s["stimulus"], s["seed"]) for s in summaries) == sorted(asked)
-    assert not list(results.glob("*/.*.partial"))
-    assert not list(results.glob("*/.*.replaced"))
-
-
-def _descendants(pid: int) -> list[int]:
-    """Processes that run a command line for the sweep `pid`: children of its fork server."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-    servers = {child for child, parent in parents.items() if parent == pid}
-    return [child for child, parent in parents.items() if parent in servers]
+def test_ctrl_c_interrupts_the_sweep_and_its_runs(tmp_path: Path) -> None:
+    """A terminal sends it to all processes of a command."""
+    path = sweep_file(tmp_path, **{"seed_everything": {"values": [43, 44, 45]}, "trainer.max_steps": {"value": 2000}})
+    process = start(path, "--workers", "2")
+    while not list((tmp_path / "results").glob("*/.*.partial/stimulus.txt")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)
+    _, err = process.communicate()
+    assert process.returncode == 130
+    assert "Interrupted; the same command goes on from here." in err
+    assert "Traceback" not in err
+    assert set(states(path).values()) <= {"interrupted"}
+    assert not list((tmp_path / "results").glob("*/.*.lock"))

@@ -30,6 +30,8 @@ from lit_degrade.records.mode import wandb_mode
 
 LAYOUTS = ("records", "published")
 HTML = "report.html"
+UNFINISHED = "This report is being written, or was cut off while it was: the same command makes it again.\n"
+"""What report.md says until all of it is there; a folder with that file is not taken for records."""
 
 
 def report(args: Sequence[str]) -> int:
@@ -49,11 +51,7 @@ def report(args: Sequence[str]) -> int:
     runs = read_published(folders) if options.layout == "published" else read_runs(folders)
     _check_claims(designs, runs)
     output = Path(options.output).expanduser() if options.output else folders[0] / "report"
-    made = _write(runs, designs, folders, output, rule)
-    if options.html:
-        from lit_degrade.evidence.page import render
-
-        (output / HTML).write_text(render(made), encoding="utf-8")
+    made = _write(runs, designs, folders, output, rule, options.html)
     _print(made)
     print(f"{output / (HTML if options.html else REPORT)}  ({time.monotonic() - started:.1f} s)")
     if options.wandb:
@@ -100,11 +98,15 @@ def _rule(options: argparse.Namespace) -> OutlierFilter | None:
     )
 
 
-def _write(runs: Runs, designs: Sequence[Design], folders: list[Path], output: Path, rule: OutlierFilter | None) -> Report:
-    """Tables, figures and the Markdown page."""
+def _write(
+    runs: Runs, designs: Sequence[Design], folders: list[Path], output: Path, rule: OutlierFilter | None, html: bool
+) -> Report:
+    """Tables, figures and pages."""
     sections = make_sections(runs, designs, rule)
     chapters = []
     try:
+        output.mkdir(parents=True, exist_ok=True)
+        (output / REPORT).write_text(UNFINISHED, encoding="utf-8")
         for section in sections:
             folder = output / section.design.experiment
             folder.mkdir(parents=True, exist_ok=True)
@@ -113,6 +115,10 @@ def _write(runs: Runs, designs: Sequence[Design], folders: list[Path], output: P
             tables = [table for write in writers for table in write(section, folder)]
             chapters.append(Chapter(section, folder, draw(section, folder), rows, tables))
         made = Report(runs, chapters, folders, output, rule)
+        if html:
+            from lit_degrade.evidence.page import render
+
+            (output / HTML).write_text(render(made), encoding="utf-8")
         (output / REPORT).write_text(markdown(made), encoding="utf-8")
     except OSError as error:
         raise UserError(

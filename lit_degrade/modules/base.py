@@ -1,6 +1,5 @@
 """What every run has: a subject, a text, a seed and a run record."""
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -147,9 +146,10 @@ class SubjectModule(pl.LightningModule):
         self.record.hashes["subject"] = subject.sha256
         self.record.hashes["text"] = self.text.sha256
         if rows := misread_rows(subject.model):
-            caution = f"bitsandbytes decodes NF4 rows of {', '.join(map(str, rows))} weights wrongly on this device"
-            self.record.notes["cautions"] = [caution]
-            print(f"lit_degrade: caution: {caution}: this is not the subject at nf4.", file=sys.stderr)
+            lengths = ", ".join(map(str, rows))
+            self.record.caution(
+                f"bitsandbytes decodes NF4 rows of {lengths} weights wrongly on this device: this is not the subject at nf4."
+            )
         self.record.add(
             subject=subject.lineage[0]["name"] if subject.lineage else subject.spec.name,
             attacked_by_run=subject.lineage[-1]["run_id"] if len(subject.lineage) > 1 else None,

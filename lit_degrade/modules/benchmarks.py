@@ -1,6 +1,5 @@
 """Benchmarks on a subject, intact and under doses of a perturbation: `test --config configs/benchmarks.yaml`."""
 
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -84,8 +83,7 @@ class BenchmarkModule(DoseModule):
                     f"{asked.truncated} of {len(asked.pairs)} contexts of {name} are longer than the subject's "
                     f"{positions(self.subject)} positions and lost tokens on the left"
                 )
-                self.record.notes.setdefault("cautions", []).append(caution)
-                print(f"lit_degrade: caution: {caution}.", file=sys.stderr)
+                self.record.caution(f"{caution}.")
 
     test_dataloader = val_dataloader = DoseModule.steps
 

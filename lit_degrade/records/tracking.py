@@ -1,6 +1,7 @@
 """Loggers of a run: our own record always, and W&B online when logged in and reachable, else offline and silent."""
 
 import json
+import logging
 import os
 import threading
 from argparse import Namespace
@@ -165,6 +166,7 @@ def _start(record: RunRecord, mode: str) -> Any:
 
     root = record.folder.parent.parent
     (root / "wandb").mkdir(exist_ok=True)
+    logging.raiseExceptions = False  # W&B keeps a log below it, and on a full disk every line of that would be a traceback here
     for variable, ours in _STAGING.items():
         if os.environ.get(variable, ours) == ours:
             folder = variable.removeprefix("WANDB_").removesuffix("_DIR").lower()
