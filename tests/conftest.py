@@ -133,6 +133,12 @@ def random_folder(family: str, path: Path, seed: int = 0) -> str:
     return str(path)
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """What a test draws from global state does not depend on the tests before it."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(params=FAMILY_CONFIGS)
 def family(request: pytest.FixtureRequest) -> str:
     return request.param

@@ -195,15 +195,9 @@ def test_large_weights_without_inputs_are_not_critical_known_error_10(tmp_path: 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4", "bf16"])
 def test_scores_without_gradients_at_every_precision(precision: str, tmp_path: Path) -> None:
-    own = [
-        "--subject",
-        "tiny-250k",
-        "--precision",
-        precision,
-        "--model.perturbation.target",
-        "mlp",
-        *metrics("magnitude", "act_mag"),
-    ]
+    subject = "tiny-60k" if precision == "bf16" else "tiny-250k"  # whose rows are whole blocks of NF4
+    own = ["--subject", subject, "--precision", precision, "--model.perturbation.target", "mlp"]
+    own += metrics("magnitude", "act_mag")
     folder = run(tmp_path, *own, verb=CRITICAL)
     rows = [row for row in rows_of(folder / paths.EFFECTS) if (row["arm"], row["k"]) == (TREATED, "50")]
     assert [row["metric"] for row in rows] == ["magnitude", "act_mag"]

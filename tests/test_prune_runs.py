@@ -69,7 +69,7 @@ def test_the_saved_subject_is_the_pruned_one(precision: str, tmp_path: Path) -> 
     summary = summary_of(record)
     for place in (record, record / paths.SUBJECT):
         measured = summary_of(run(tmp_path / f"b{place.name}", *args, "--subject", str(place), verb=EVALUATE))
-        assert measured["nats_per_token_pre"] == summary["nats_per_token_post"]
+        assert measured["nats_per_token_pre"] == pytest.approx(summary["nats_per_token_post"], rel=1e-4)  # fp16 rounds at 5e-4
         assert measured["attacked_by_run"] == summary["run_id"]
     assert sum(int(zero.sum()) for zero in zeros_in(record).values()) == summary["zeros"]
     assert weights_sha256(load(str(record)).model) == summary_sha(record) or precision == "fp16"

@@ -255,10 +255,11 @@ def test_records_that_all_failed_still_give_a_report(tmp_path: Path) -> None:
     assert "3 asked, 0 done, 3 diverged" in (tmp_path / "report/report.md").read_text()
 
 
-def test_a_report_needs_no_model(results: Path, tmp_path: Path) -> None:
+def test_a_report_needs_no_model_and_no_window(tmp_path: Path) -> None:
+    placebo(tmp_path, seeds=2, eigen_prion=0.5, random_tokens=0.3)
     code = f"""import sys; from lit_degrade.cli import main
-main(["report", {str(results)!r}, "--output", {str(tmp_path)!r}, "--html"])
-print({{"torch", "lightning", "wandb"}} & set(sys.modules))"""
+main(["report", {str(tmp_path)!r}, "--html"])
+print({{"torch", "lightning", "wandb", "sklearn", "matplotlib.pyplot"}} & set(sys.modules))"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert out.splitlines()[-1] == "set()"
 
