@@ -238,7 +238,7 @@ class TextSource:
         return replace(encode(self.split(split), tokenizer), split=split)
 
     def blocks(self, split: Split, tokenizer: "PreTrainedTokenizerBase", count: int, length: int | None = None) -> TokenStream:
-        """First `count` windows of `length` (default `block`) tokens of one split, of which no more is tokenised than needed."""
+        """First `count` windows of `length` (default `block`) tokens of one split; no more of it is tokenised."""
         length = length or self.block
         return replace(encode(self.split(split), tokenizer, count * length), split=split).blocks(length, count)
 
