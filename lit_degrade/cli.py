@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_degrade import __version__
-from lit_degrade.errors import Diverged, OutOfMemory, UserError, unknown
+from lit_degrade.errors import unknown
+from lit_degrade.exits import exit_code
 from lit_degrade.inputs import read_env
 from lit_degrade.listing import list_known
 
@@ -29,42 +30,37 @@ a run:      python -m lit_degrade fit --config configs/priority3.yaml
 a grid:     python -m lit_degrade sweep sweeps/tiny/priority3_optimizer.yaml --workers 2
 a report:   python -m lit_degrade report results --html
 all keys:   python -m lit_degrade fit --help
-exit codes: 0 done, 1 failed, 2 bad input, 3 diverged (a sweep: 0 when every run is done or diverged)
+exit codes: 0 done, 1 failed (a full disk too), 2 bad input, 3 diverged, 130 interrupted, 143 asked to end by a signal
+            (a sweep: 0 when every run is done or diverged)
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit code: 0 done, 2 bad input, 3 diverged."""
+    """Run one command line; returns the exit code (see `exits`)."""
     args = list(sys.argv[1:] if argv is None else argv)
-    try:
-        read_env(Path(".env"))
-        if not args or args[0] in ("-h", "--help", "help"):
-            print(HELP, end="")
-        elif args[0] == "--version":
-            print(f"lit_degrade {__version__}")
-        elif args[0] == "list":
-            list_known(args[1:])
-        elif args[0] == "sweep":
-            from lit_degrade.grids.sweep import sweep
+    return exit_code(lambda: _verb(args))
 
-            return sweep(args[1:])
-        elif args[0] == "report":
-            from lit_degrade.evidence.report import report
 
-            return report(args[1:])
-        elif args[0] in VERBS:
-            from lit_degrade.run import run
+def _verb(args: list[str]) -> int | None:
+    read_env(Path(".env"))
+    if not args or args[0] in ("-h", "--help", "help"):
+        print(HELP, end="")
+    elif args[0] == "--version":
+        print(f"lit_degrade {__version__}")
+    elif args[0] == "list":
+        list_known(args[1:])
+    elif args[0] == "sweep":
+        from lit_degrade.grids.sweep import sweep
 
-            run(args)
-        else:
-            raise unknown("verb", args[0], VERBS)
-    except UserError as error:
-        print(f"lit_degrade: {error}", file=sys.stderr)
-        return 2
-    except OutOfMemory as error:
-        print(f"lit_degrade: {error}", file=sys.stderr)
-        return 1
-    except Diverged as error:
-        print(f"lit_degrade: diverged: {error}", file=sys.stderr)
-        return 3
-    return 0
+        return sweep(args[1:])
+    elif args[0] == "report":
+        from lit_degrade.evidence.report import report
+
+        return report(args[1:])
+    elif args[0] in VERBS:
+        from lit_degrade.run import run
+
+        run(args)
+    else:
+        raise unknown("verb", args[0], VERBS)
+    return None

@@ -4,14 +4,12 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, cast
 
 import jsonargparse
@@ -41,8 +39,8 @@ from lit_degrade.records.cache import Cache
 from lit_degrade.records.earlier import recorded_as
 from lit_degrade.records.identity import identify
 from lit_degrade.records.mode import wandb_mode
-from lit_degrade.records.run_record import RunRecord
-from lit_degrade.records.tracking import RecordLogger, fetch_subject, wandb_logger
+from lit_degrade.records.run_record import ENDED, RunRecord
+from lit_degrade.records.tracking import RecordLogger, fetch_subject, wandb_tracker
 from lit_degrade.subjects.catalog import Adapter, Precision, SubjectSpec
 from lit_degrade.text import TextSource
 
@@ -163,7 +161,7 @@ class DegradeCLI(LightningCLI):
     def _attack(self, args: list[str]) -> RunRecord:
         """The record of the attack, after running it where there is none."""
         record = resolve(args)
-        if record.finished() not in ("done", "diverged"):
+        if record.finished() not in ENDED:
             with _hidden_from_agent(), suppress(AlreadyRecordedError, Diverged):
                 _parse(args, resolve_only=False)
         if record.finished() == "diverged":
@@ -171,13 +169,14 @@ class DegradeCLI(LightningCLI):
         return record
 
     def _refuse_recorded(self, repeat: bool) -> None:
-        if self.record.finished() in ("done", "diverged") and not repeat:
+        if self.record.finished() in ENDED and not repeat:
             raise AlreadyRecordedError(self.record)
 
     def after_instantiate_classes(self) -> None:
         """Load everything that a user can get wrong, then start the loggers."""
         shown = self.config[self.subcommand].verbosity != "quiet" and sys.stderr.isatty()
         self.record.open(self.model.journal_name)
+        write_record = WriteRecord(self.record)
         try:
             self._refuse_recorded(self.config[self.subcommand].repeat)  # another process may have been writing it
             options = self.config[self.subcommand]
@@ -188,12 +187,15 @@ class DegradeCLI(LightningCLI):
                 self.model.prepare(self.trainer.strategy.root_device)
             mode = wandb_mode()
             self.trainer.loggers = [RecordLogger(self.record)]  # first: `log_step` gives it every step
-            if mode != "disabled":
-                self.trainer.loggers.append(wandb_logger(self.record, mode))
-        except BaseException:
-            self.record.discard(self.model.journal_name)
+            if mode != "disabled" and (tracker := wandb_tracker(self.record, mode)):
+                self.trainer.loggers.append(tracker)
+        except (UserError, AlreadyRecordedError):
+            self.record.discard()
             raise
-        cast(Any, self.trainer).callbacks += [Perturb(), ShowProgress(), WriteRecord(self.record)]
+        except BaseException as error:
+            write_record.on_exception(self.trainer, self.model, error)
+            raise
+        cast(Any, self.trainer).callbacks += [Perturb(), ShowProgress(), write_record]
 
 
 class AlreadyRecordedError(Exception):
@@ -254,7 +256,6 @@ def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
     _set_log_level(logging.ERROR)
     os.environ.setdefault("WANDB_SILENT", "true")
     warnings.simplefilter("ignore")
-    signal.signal(signal.SIGTERM, _terminate)
     verb: dict[str, Any] = {"exit_on_error": False, "default_config_files": [str(DEFAULTS)]}
     try:
         return DegradeCLI(
@@ -331,8 +332,3 @@ def _subject_spec(name: str, precision: Precision, adapter: Adapter, gradient_ch
 def _set_log_level(level: int) -> None:
     for name in NOISY:
         logging.getLogger(name).setLevel(level)
-
-
-def _terminate(signum: int, frame: FrameType | None) -> None:
-    """SIGTERM becomes an orderly exit, so that the record says the run was interrupted."""
-    raise SystemExit(128 + signum)

@@ -94,12 +94,11 @@ def test_lineage_online_from_intact_to_attacked_to_healed(server: LoopbackServer
 
 USE = """
 import sys
-from types import SimpleNamespace
 import wandb
 from lit_degrade.records.tracking import use_subject
 with wandb.init(project="p", id="one", dir=sys.argv[1]) as run:
     for sha in ("a" * 64, "b" * 64, "a" * 64):
-        use_subject(SimpleNamespace(experiment=run), [{"name": "x", "sha256": sha}])
+        use_subject(run, [{"name": "x", "sha256": sha}])
 """
 
 

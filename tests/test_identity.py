@@ -51,11 +51,11 @@ def test_ids_of_configs_are_pinned(config: Path) -> None:
         assert id_of(_verb(config), "--config", str(config)) == PINNED["configs"][config.stem]
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: str(p.relative_to(ROOT / "sweeps")))
+@pytest.mark.parametrize("path", [path for path in SWEEPS if path.parent.name == "tiny"], ids=lambda p: p.name)
 def test_ids_of_sweeps_are_pinned(path: Path) -> None:
+    """One point of each; the slow test below has all."""
     pinned = PINNED["sweeps"][str(path.relative_to(ROOT / "sweeps"))]
-    which = sorted({0, len(pinned) - 1})
-    assert sweep_ids(path, which) == [pinned[i] for i in which]
+    assert sweep_ids(path, [len(pinned) // 2]) == [pinned[len(pinned) // 2]]
 
 
 @pytest.mark.slow

@@ -113,7 +113,7 @@ def test_a_journal_that_went_on_is_not_replaced_by_an_earlier_one(tmp_path: Path
     killed.open("journal")
     assert (killed.partial / "journal").read_text() == "one\n"
     killed.save_text("journal", "one\ntwo\n")
-    killed._unlock()  # as the end of its process does
+    killed._lock.release()  # as the end of its process does
     again = RunRecord("predict", config)
     again.open("journal")
     assert (again.partial / "journal").read_text() == "one\ntwo\n"

@@ -112,7 +112,7 @@ def test_the_same_records_give_the_same_report(made: Path, results: Path, tmp_pa
 
 
 def test_a_report_beside_the_records_is_not_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    placebo(tmp_path, seeds=2, eigen_prion=0.5, random_tokens=0.3)
+    placebo(tmp_path, seeds=2, courses=False, eigen_prion=0.5, random_tokens=0.3)
     report(tmp_path)
     first = (tmp_path / "report" / "report.md").read_text()
     report(tmp_path)
@@ -122,7 +122,7 @@ def test_a_report_beside_the_records_is_not_read_again(tmp_path: Path, capsys: p
 
 
 def test_outliers_are_taken_out_only_when_asked_and_listed(tmp_path: Path) -> None:
-    placebo(tmp_path, seeds=8, eigen_prion=0.5, random_tokens=0.3)
+    placebo(tmp_path, seeds=8, courses=False, eigen_prion=0.5, random_tokens=0.3)
     odd = record(tmp_path, seed=77, stimulus="eigen_prion", summary=damage(4.0, -0.015))
     report(tmp_path, "--output", tmp_path / "plain")
     assert read_json(tmp_path / "plain/priority2/placebo_summary.json")["counts"]["filtered"] == 0
@@ -137,7 +137,7 @@ def test_outliers_are_taken_out_only_when_asked_and_listed(tmp_path: Path) -> No
 
 
 def test_claims_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    placebo(tmp_path / "r", eigen_prion=0.5, random_tokens=0.3)
+    placebo(tmp_path / "r", courses=False, eigen_prion=0.5, random_tokens=0.3)
     claims = {
         "mine": {
             "says": "It costs half a nat.",

@@ -3,11 +3,10 @@
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import WandbLogger
 
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import paths
-from lit_degrade.records.tracking import log_artifact, log_outputs, use_subject
+from lit_degrade.records.tracking import WandbTracker
 from lit_degrade.subjects.loading import save_stage, weights_sha256
 
 
@@ -35,22 +34,22 @@ class RegisterArtifacts(pl.Callback):
         lineage = [*before, {**stage, **_measured(pl_module, "post")}]
         kinds = {paths.STIMULUS: "stimulus", paths.SPECTRA: "spectra"}
         if self.save_subject:
-            save_stage(subject, record.partial / paths.SUBJECT, lineage)
+            with record.whole(paths.SUBJECT) as folder:
+                save_stage(subject, folder, lineage)
             kinds[paths.SUBJECT] = "subject"
         record.notes["lineage"] = lineage
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                use_subject(logger, before)
+            if isinstance(logger, WandbTracker):
+                logger.use_subject(before)
                 for name, kind in kinds.items():
-                    log_artifact(logger, record.partial / name, f"{kind}-{record.run_id}", kind, {"lineage": lineage})
+                    logger.log_artifact(name, f"{kind}-{record.run_id}", kind, {"lineage": lineage})
 
     def on_predict_end(self, trainer: pl.Trainer, pl_module: SubjectModule) -> None:  # type: ignore[override]
         """Register the generated text, as files and as a table."""
         record = pl_module.record
-        files = sorted(record.partial.glob(paths.OUTPUTS))
         for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger) and files:
-                log_outputs(logger, files, f"outputs-{record.run_id}", {"sha256": record.hashes})
+            if isinstance(logger, WandbTracker):
+                logger.log_outputs(paths.OUTPUTS, f"outputs-{record.run_id}", {"sha256": record.hashes})
 
 
 def _measured(module: SubjectModule, when: str) -> dict[str, Any]:

@@ -5,20 +5,21 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pandas as pd
-import yaml
 
 from lit_degrade.errors import UserError
 from lit_degrade.records import paths
-from lit_degrade.records.conditions import ExitState, Fact, conditions
+from lit_degrade.records.conditions import Fact, conditions
 from lit_degrade.records.plan import Asked, read_plans
+from lit_degrade.records.reading import read_record
 
 REPORT = "report.md"
 """A folder that holds this is an earlier report."""
+HIDDEN = (".partial", ".replaced", ".lock")
+"""How names end that a run uses while it is written; all of them are gone when it has ended in order."""
 NOT_RECORDS = ("wandb", paths.SWEEPS, ".cache", ".artifacts")
-STATES = get_args(ExitState)
 DEFECTS = {
     "missing": "asked for by a sweep, without a record",
     "partial": "left by a run that was killed, or is being written",
@@ -30,7 +31,6 @@ DEFECTS = {
 }
 _FILES = (paths.MANIFEST, paths.SUMMARY, paths.CONFIG)
 _NUMBERS = ("n_parameters", "rank_layer")
-_NONFINITE = {"nan": float("nan"), "inf": float("inf"), "-inf": float("-inf")}
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Runs:
     """What was found below the folders of a report."""
 
     table: pd.DataFrame
-    """a row per run: its conditions and summary, `run_id`, `state` (a state of STATES, `missing` or `corrupt`), `folder`"""
+    """a row per run: its conditions and summary, `run_id`, `state` (an ExitState, `missing` or `corrupt`), `folder`"""
     condition_names: list[str]
     """columns that are settings, not outcomes"""
     defects: list[Defect] = field(default_factory=list)
@@ -106,15 +106,16 @@ def _records(folders: Sequence[Path], defects: list[Defect]) -> Iterator[Path]:
                 below.clear()
                 yield path
                 continue
-            defects += [Defect("foreign", str(path / name), "a file outside any record") for name in sorted(files)]
+            strange = sorted(name for name in files if not name.endswith(HIDDEN))
+            defects += [Defect("foreign", str(path / name), "a file outside any record") for name in strange]
             defects += [
                 Defect("partial", str(path / name), "left by a run that was killed, or is being written")
                 for name in below
-                if name.endswith(".partial")
+                if name.endswith(HIDDEN)
             ]
             if not below and not files and path != root:
                 defects.append(Defect("foreign", str(path), "an empty folder"))
-            below[:] = [name for name in below if name not in NOT_RECORDS and not name.endswith((".partial", ".replaced"))]
+            below[:] = [name for name in below if name not in NOT_RECORDS and not name.endswith(HIDDEN)]
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -122,17 +123,12 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
     Raises: ValueError saying which file is wrong, and how.
     """
-    manifest, summary = (_json(folder / name) for name in (paths.MANIFEST, paths.SUMMARY))
-    for name, content in ((paths.MANIFEST, manifest), (paths.SUMMARY, summary)):
-        if content.get("run_id") != folder.name:
-            raise ValueError(f"{name}: run id {content.get('run_id')!r}, but the folder is '{folder.name}'")
-        if content.get("exit_state") not in STATES:
-            raise ValueError(f"{name}: exit state {content.get('exit_state')!r}, expected one of {', '.join(STATES)}")
+    manifest, summary, config = read_record(folder)
     for key, value in summary.items():
         if not isinstance(value, Fact) or (key in _NUMBERS and not isinstance(value, int | float)):
             raise ValueError(f"{paths.SUMMARY}: {key} is {value!r}")
     try:
-        settings = conditions(_yaml(folder / paths.CONFIG))
+        settings = conditions(config)
     except ValueError as error:
         raise ValueError(f"{paths.CONFIG}: {error}") from error
     if settings["experiment"] is None or settings["experiment"] != summary.get("experiment"):
@@ -150,30 +146,6 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         for when in ("pre", "post"):
             row[f"effective_rank_{when}"] = row.get(f"effective_rank_{when}_layer{row['rank_layer']}")
     return settings, row
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ValueError(f"{path.name}: {error.strerror}") from error
-    except ValueError as error:
-        raise ValueError(f"{path.name} is not JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name}: expected an object, found {type(found).__name__}")
-    return {key: _NONFINITE.get(value, value) if isinstance(value, str) else value for key, value in found.items()}
-
-
-def _yaml(path: Path) -> dict[str, Any]:
-    try:
-        found = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-    except OSError as error:
-        raise ValueError(str(error.strerror)) from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"expected keys, found {type(found).__name__}")
-    return found
 
 
 def _twice(first: Mapping[str, Any], second: Mapping[str, Any]) -> Defect:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_degrade.errors import UserError
+from lit_degrade.exits import exit_code
 from lit_degrade.grids.local import Event
 
 POLL_S = 2.0
@@ -29,12 +30,12 @@ def run_in_job(args: list[str], log: Path) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", os.environ.get("SLURM_CPUS_PER_TASK", "1"))
     for name in [name for name in os.environ if name.startswith("SLURM_")]:
         del os.environ[name]  # Lightning would take the job for one task of a distributed run, and over its signals
-    from lit_degrade.cli import main
+    from lit_degrade.run import run
 
     with log.open("w", buffering=1) as file:
         sys.stdout = sys.stderr = file
         try:
-            return main(args)
+            return exit_code(lambda: run(args))
         finally:
             sys.stdout, sys.stderr = sys.__stdout__, sys.__stderr__
 

@@ -1,7 +1,6 @@
 """The `sweep` verb: every run of a sweep file, once."""
 
 import argparse
-import json
 import os
 import shlex
 import sys
@@ -20,11 +19,12 @@ from lit_degrade.inputs import VerbParser
 from lit_degrade.records import paths
 from lit_degrade.records.conditions import Fact
 from lit_degrade.records.plan import write_plan
+from lit_degrade.records.reading import defect_of, read_record, state_of
 
 LAUNCHERS = ("local", "slurm")
 REPORTS = "reports"
 """Folder below the results that pages about single sweeps are in."""
-UNFINISHED = (None, "interrupted")
+UNFINISHED = (None, "interrupted", "broken")
 """States of runs that have nothing to show yet."""
 
 
@@ -64,6 +64,9 @@ def sweep(args: Sequence[str]) -> int:
         for run in runs:
             print(f"{run.state or 'to run':<12}{run.run_id}  python -m lit_degrade {shlex.join(run.args)}")
         return 0
+    for run in runs:
+        if run.state == "broken":
+            print(f"The record in {run.folder} cannot be read ({defect_of(run.folder)}) and is made again.", file=sys.stderr)
     wanted = [run for run in runs if run.state in UNFINISHED or (options.retry and run.state in ("failed", "diverged"))]
     folder = _folder(Path(options.results or "results"), found)
     try:
@@ -150,20 +153,16 @@ def _report(runs: list[Planned], output: Path, code: int) -> int:
     return report([*dict.fromkeys(folders), "--html", "--output", str(output)]) or code
 
 
-def _manifest(run: Planned) -> dict[str, Any]:
-    path = run.folder / paths.MANIFEST
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
 def _state(run: Planned) -> str | None:
-    return _manifest(run).get("exit_state")
+    return state_of(run.folder)
 
 
 def _why(run: Planned, logs: Path) -> str:
     """What the record says, or the last line of the output where there is no record."""
     log = logs / f"{run.run_id}.log"
     said = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
-    return _manifest(run).get("detail") or (said[-1] if said else "killed, or never started")
+    found = read_record(run.folder)[0]["detail"] if _state(run) not in (None, "broken") else defect_of(run.folder)
+    return found or (said[-1] if said else "killed, or never started")
 
 
 def _folder(results: Path, found: SweepFile) -> Path:

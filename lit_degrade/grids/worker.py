@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from lit_degrade.cli import main
 from lit_degrade.errors import UserError
+from lit_degrade.exits import exit_code
 from lit_degrade.records.conditions import Fact, conditions
 
 
@@ -52,7 +52,9 @@ def execute(args: list[str], log: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     sys.stdout, sys.stderr = (os.fdopen(fd, "w", buffering=1, closefd=False) for fd in (1, 2))
-    sys.exit(main(args))
+    from lit_degrade.run import run
+
+    sys.exit(exit_code(lambda: run(args)))
 
 
 def _end_with_parent() -> None:

@@ -235,11 +235,11 @@ class ComparisonModule(SubjectModule):
 
     def _save(self, variant: Variant) -> None:
         """Keep a variant as a subject with its lineage."""
-        folder = self.record.partial / "subjects" / variant.name.replace(" ", "_").replace(":", "-")
-        folder.mkdir(parents=True)
         before = list(self.subject.lineage) or [{"name": self.subject.spec.name, "sha256": self.subject.sha256}]
         stage = {"run_id": self.record.run_id, "experiment": self.record.experiment, "variant": variant.name}
-        save_stage(self.subject, folder, [*before, {**stage, "sha256": weights_sha256(self.subject.model)}])
+        lineage = [*before, {**stage, "sha256": weights_sha256(self.subject.model)}]
+        with self.record.whole(f"subjects/{variant.name.replace(' ', '_').replace(':', '-')}") as folder:
+            save_stage(self.subject, folder, lineage)
 
 
 def _pruned_name(how: PruneSettings) -> str:

@@ -157,9 +157,7 @@ class PretrainModule(SubjectModule):
             **measured.facts("post"), steps=self.global_step, tokens_seen=self.global_step * self.batch * self.context
         )
         self.model.half()
-        folder = self.record.partial / paths.SUBJECT
         self.model.config.dtype = torch.float16
-        self.subject.save(folder)
         card = {
             "subject": self.spec.name,
             "architecture": "GPT-NeoX",
@@ -176,4 +174,6 @@ class PretrainModule(SubjectModule):
             "held_out_bits_per_byte": round(measured.bits_per_byte, 4),
             "held_out_token_accuracy": round(measured.token_accuracy, 4),
         }
-        (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+        with self.record.whole(paths.SUBJECT) as folder:
+            self.subject.save(folder)
+            (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")

@@ -1,19 +1,22 @@
 """What runs of one design share, computed once: tensors and facts kept by the hash of everything they depend on."""
 
-import fcntl
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 import lit_degrade
+from lit_degrade.errors import disk_full
+from lit_degrade.records.lock import Lock, StillHeldError
 
 Parts = tuple[dict[str, Tensor], Any]
 """Tensors by name, and facts as plain data."""
@@ -48,13 +51,19 @@ class Cache:
         }
         name = f"{what}-{hashlib.sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:16]}"
         path = self.folder / f"{name}.safetensors"
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with _locked(self.folder / f"{name}.lock"):
-            with suppress(FileNotFoundError):
+        lock = Lock(self.folder / f"{name}.lock", f"'{what}' in the cache")
+        try:
+            lock.take()
+        except StillHeldError:  # doing it again costs time only
+            return compute(), False
+        try:
+            with suppress(FileNotFoundError, SafetensorError):  # there is none, or what there is was cut off
                 os.utime(path)
                 return _load(path), True
             parts = compute()
             self._save(path, parts)
+        finally:
+            lock.release()
         return parts, False
 
     def _save(self, path: Path, parts: Parts) -> None:
@@ -71,8 +80,14 @@ class Cache:
                 total -= old.stat().st_size
                 old.unlink(missing_ok=True)
         partial = path.with_suffix(".partial")
-        save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, partial, {"facts": json.dumps(facts)})
-        partial.replace(path)
+        try:
+            save_file({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, partial, {"facts": json.dumps(facts)})
+            partial.replace(path)
+        except (OSError, SafetensorError) as error:
+            partial.unlink(missing_ok=True)
+            if not disk_full(error):
+                raise
+            print(f"lit_degrade: caution: the disk is full, so that '{path}' is not kept for other runs.", file=sys.stderr)
 
 
 def _load(path: Path) -> Parts:
@@ -82,13 +97,6 @@ def _load(path: Path) -> Parts:
         # copies: mapped memory is aligned otherwise, and BLAS then sums in another order
         tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118
         return tensors, json.loads(file.metadata()["facts"])
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @functools.cache

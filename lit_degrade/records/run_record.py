@@ -1,10 +1,8 @@
 """The run record: one folder per run, prepared out of sight and put in place whole."""
 
 import csv
-import fcntl
 import json
 import math
-import os
 import re
 import shutil
 import sys
@@ -13,16 +11,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from torch import Tensor
 
-from lit_degrade.errors import UserError
+from lit_degrade.errors import UserError, disk_full
 from lit_degrade.records import paths
 from lit_degrade.records.conditions import ExitState, Fact
 from lit_degrade.records.identity import Identity
+from lit_degrade.records.lock import Lock, StillHeldError
 from lit_degrade.records.provenance import peak_memory, provenance
+from lit_degrade.records.reading import defect_of, state_of
+
+ENDED = ("done", "diverged")
+"""States of runs that came to their end: their record is the answer."""
 
 
 def plain(value: Any) -> Any:
@@ -51,8 +54,9 @@ def to_yaml(config: Mapping[str, Any]) -> str:
 class RunRecord:
     """Collects what a run produces; `close` writes the rest and moves the folder into place.
 
-    Until then everything lies in a hidden folder beside it, locked while this process lives; the next start of the same run
-    clears it away if this process was killed.
+    Until then everything lies in a hidden folder beside it, guarded by a lock while this process lives. Whatever a process that
+    was killed has left is mended by the next start of the same run: a half record is cleared away, and an earlier record that
+    was to be replaced is put back.
     """
 
     def __init__(self, verb: str, config: Mapping[str, Any], identity: Identity | None = None, run_id: str = "") -> None:
@@ -74,6 +78,8 @@ class RunRecord:
         parent = Path(config["results"]).expanduser() / self.experiment
         self.folder = parent / self.run_id
         self.partial = parent / f".{self.run_id}.partial"
+        self.replaced = parent / f".{self.run_id}.replaced"
+        """an earlier record while this one takes its place"""
         self.ancestors: list[Path] = []
         """folders of the records of what was done to the subject before, the earliest first"""
         self.summary: dict[str, Fact] = {}
@@ -82,39 +88,57 @@ class RunRecord:
         self.hashes: dict[str, str] = {}
         self.notes: dict[str, Any] = {}
         self._created: list[Path] = []
-        self._lock = -1
+        self._closed = False
+        self._journal = ""
+        self._lock = Lock(parent / f".{self.run_id}.lock", f"run {self.run_id}")
         self._started = time.monotonic()
         self._started_at = datetime.now(UTC)
 
-    def finished(self) -> ExitState | None:
-        """How an earlier run of the same config ended, if it left a record."""
-        manifest = self.folder / paths.MANIFEST
-        return json.loads(manifest.read_text())["exit_state"] if manifest.is_file() else None
+    def finished(self) -> ExitState | Literal["broken"] | None:
+        """How an earlier run of the same config ended, if it left a record; broken when that record cannot be read."""
+        return state_of(self.folder)
 
     def open(self, journal: str = "") -> None:
-        """Make the hidden folder and lock it, after any other process that is writing the same record has ended.
+        """Make the hidden folder, after any other process that is writing the same record has ended.
 
         Args:
             journal: file name; what an earlier run of the same config that did not come to its end left there is kept.
 
-        Raises: UserError when the results folder cannot be written.
+        Raises: UserError when the results folder cannot be written, or another process does not end.
         """
+        self._journal = journal
         try:
             for parent in reversed(self.partial.parents):
                 if not parent.exists():
                     parent.mkdir(exist_ok=True)
                     self._created.append(parent)
-            self._take_lock()
-            self._clear(journal)
+            self._lock.take()
+            self._mend()
+            self.partial.mkdir(exist_ok=True)
+            self._clear()
+            if self.finished() == "broken":
+                self.caution(f"the record in {self.folder} cannot be read ({defect_of(self.folder)}) and is made again.")
             begun = journal and not (self.partial / journal).exists() and (self.folder / journal).exists()
             if begun and self.finished() in ("failed", "interrupted"):
                 shutil.copyfile(self.folder / journal, self.partial / journal)
+        except StillHeldError as error:
+            raise UserError(f"{error}.") from error
         except OSError as error:
             self.discard()
             raise UserError(
                 f"Results folder '{self.partial.parent.parent}' cannot be written: {error.strerror or error}. "
                 "Choose another with --results FOLDER."
             ) from error
+
+    def caution(self, text: str) -> None:
+        """Say what a reader of this record must know, and note it in the manifest, which may be in its place already."""
+        self.notes.setdefault("cautions", []).append(text)
+        print(f"lit_degrade: caution: {text}", file=sys.stderr)
+        if self._closed:
+            manifest = self.folder / paths.MANIFEST
+            with suppress(OSError):  # the record stands without it
+                noted = {**json.loads(manifest.read_text(encoding="utf-8")), "cautions": self.notes["cautions"]}
+                self.save_text(paths.MANIFEST, json.dumps(noted, indent=2) + "\n")
 
     def add(self, **facts: Fact) -> None:
         """Add columns to the summary row."""
@@ -126,29 +150,41 @@ class RunRecord:
             self.metrics.append({"step": step})
         self.metrics[-1].update(values)
 
+    @contextmanager
+    def whole(self, name: str) -> Iterator[Path]:
+        """Where to write a file or folder of the record: it takes its name when it is whole, and else nothing is left of it."""
+        path = self._place / name
+        path.parent.mkdir(exist_ok=True)
+        hidden = path.with_name(f".{path.name}")
+        try:
+            yield hidden
+            hidden.replace(path)
+        except BaseException:
+            _remove(hidden)
+            raise
+
     def save_tensors(self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
         """Write tensors as safetensors; returns the file."""
         from safetensors.torch import save_file
 
-        path = self.partial / name
-        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path, dict(metadata or {}))
-        return path
+        with self.whole(name) as path:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, path, dict(metadata or {}))
+        return self._place / name
 
     def save_text(self, name: str, text: str) -> Path:
         """Write a text file; returns it."""
-        path = self.partial / name
-        path.write_text(text, encoding="utf-8")
-        return path
+        with self.whole(name) as path:
+            path.write_text(text, encoding="utf-8")
+        return self._place / name
 
     def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write rows as CSV, columns in order of first appearance; returns the file."""
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        path = self.partial / name
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with self.whole(name) as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        return path
+        return self._place / name
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -160,7 +196,32 @@ class RunRecord:
             self.durations_s[what] = self.durations_s.get(what, 0.0) + time.monotonic() - start
 
     def close(self, exit_state: ExitState, detail: str = "") -> Path:
-        """Write summary, metrics, config and manifest, and move the folder into place; returns it."""
+        """Write summary, metrics, config and manifest, and move the folder into place; returns it.
+
+        A record of a run that came to its end is not replaced by one of a repeat that did not.
+
+        Raises: OSError when the disk is full: there is then a small record that says that the run failed, or none at all.
+        """
+        if exit_state not in ENDED and self.finished() in ENDED:
+            self.discard()
+            print(f"lit_degrade: the earlier record stays as it was: {self.folder}", file=sys.stderr)
+            return self.folder
+        try:
+            self._close(exit_state, detail)
+        except OSError as error:
+            if disk_full(error):
+                self._clear()
+                self.metrics.clear()
+                if self.finished() not in ENDED:
+                    with suppress(OSError):  # there may be no room even for that
+                        self._close("failed", f"{type(error).__name__}: {error}")
+                self.discard()
+            raise
+        finally:
+            self._lock.release()
+        return self.folder
+
+    def _close(self, exit_state: ExitState, detail: str) -> None:
         self.durations_s["total"] = time.monotonic() - self._started
         self.save_text(paths.CONFIG, to_yaml(self.config))
         self.save_table(paths.METRICS, self.metrics or [{"step": 0}])
@@ -181,49 +242,43 @@ class RunRecord:
             **provenance(),
         }
         self.save_text(paths.MANIFEST, json.dumps(plain(manifest), indent=2) + "\n")
-        replaced = self.folder.with_name(f".{self.run_id}.replaced")
-        with suppress(FileNotFoundError):
-            self.folder.rename(replaced)
+        if self.folder.exists():
+            self.folder.rename(self.replaced)
         self.partial.rename(self.folder)
-        shutil.rmtree(replaced, ignore_errors=True)
-        self._unlock()
-        return self.folder
+        self._closed = True
+        _remove(self.replaced)
 
-    def discard(self, journal: str = "") -> None:
-        """Remove everything this record has written but a journal, and the folders it made."""
-        with suppress(OSError):
-            self._clear(journal)
-            self.partial.rmdir()
-        self._unlock()
+    def discard(self) -> None:
+        """Remove everything this record has written, but for a journal to go on from, and the folders it made."""
+        if self._lock.held:
+            with suppress(OSError):
+                self._clear()
+                self.partial.rmdir()
+            self._lock.release()
         for path in reversed(self._created):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
 
-    def _clear(self, journal: str) -> None:
+    @property
+    def _place(self) -> Path:
+        return self.folder if self._closed else self.partial
+
+    def _mend(self) -> None:
+        """Undo what a process that was killed while it replaced a record has left half done."""
+        if self.replaced.exists() and not self.folder.exists():
+            self.replaced.rename(self.folder)
+        _remove(self.replaced)
+
+    def _clear(self) -> None:
         """Empty the hidden folder, but for a journal that has entries."""
         for left_over in self.partial.iterdir():
-            if left_over.is_dir():
-                shutil.rmtree(left_over)
-            elif left_over.name != journal or not left_over.stat().st_size:
-                left_over.unlink()
+            if left_over.name != self._journal or not left_over.stat().st_size:
+                _remove(left_over)
 
-    def _take_lock(self) -> None:
-        """Lock the hidden folder itself; the lock goes with the process, however it ends."""
-        while True:
-            self.partial.mkdir(exist_ok=True)
-            lock = os.open(self.partial, os.O_RDONLY)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                print(f"lit_degrade: run {self.run_id} is being written by another process; waiting for it.", file=sys.stderr)
-                fcntl.flock(lock, fcntl.LOCK_EX)
-            with suppress(FileNotFoundError):
-                if os.path.samestat(os.fstat(lock), self.partial.stat()):
-                    self._lock = lock
-                    return
-            os.close(lock)  # the other process has put its folder in place
 
-    def _unlock(self) -> None:
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+def _remove(path: Path) -> None:
+    """Remove a file or a folder with all that it holds, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

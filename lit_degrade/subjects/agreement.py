@@ -1,6 +1,7 @@
 """What a subject's files hold and what its architecture needs must agree: each flaw is one line that names its remedy."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable
 from math import prod
 from pathlib import Path
@@ -19,6 +20,8 @@ _CODES = re.compile(r"\.(absmax|quant_map|nested_absmax|nested_quant_map|quant_s
 """What bitsandbytes stores beside quantised weights."""
 _NF4 = (".absmax", ".quant_map", ".quant_state.bitsandbytes__nf4")
 """Without one of them, NF4 codes would be read as weights."""
+_MADE = re.compile(r"(\.(attn|attention)\.(masked_)?bias|\.rotary_emb\.inv_freq)$")
+"""Masks and rotary frequencies that older versions of `transformers` stored, and that are made today."""
 _DEPTH = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
 _VISION = re.compile(r"(^|\.)vision_(tower|model)\.")
 
@@ -35,8 +38,8 @@ def refuse_flawed_files(folder: Path) -> None:
             f"'{folder / 'config.json'}' does not name its architecture: model_type is one of {', '.join(FAMILIES)}."
         )
     headers = [read_header(path) for path in _weight_files(folder, config)]
-    names = [name for header in headers for name in header]
-    if twice := sorted({name for name in names if names.count(name) > 1} if len(set(names)) < len(names) else ()):
+    counts = Counter(name for header in headers for name in header)
+    if twice := sorted(name for name, count in counts.items() if count > 1):
         raise UserError(f"Subject folder '{folder}' holds {some(twice)} in more than one of its files: keep one of each.")
     codes = {name: dtype for header in headers for name, (dtype, _) in header.items() if name.endswith("weight")}
     whole = sorted(name for name, dtype in codes.items() if not dtype.startswith(("F", "BF")))
@@ -146,15 +149,15 @@ def refuse_disagreement(name: str, model: Any, info: dict[str, Any], quantised: 
     Args:
         name: of the subject.
         model: what the files were loaded into.
-        info: `transformers`' account of the loading: missing, unexpected and mismatched keys, without tied ones and without the
-            buffers that are made and not stored.
+        info: `transformers`' account of the loading: missing (without tied), unexpected and mismatched keys.
         quantised: the files hold quantised codes, and `model` is not quantised.
     """
-    if not any(info[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys")):
+    strange = [key for key in info["unexpected_keys"] if not _MADE.search(key)]
+    if not (info["missing_keys"] or strange or info["mismatched_keys"]):
         return
     model._weight_conversions = None  # only what applied to these files: all of them give the names as they are stored
     missing = sorted(_stored_name(model, key) for key in info["missing_keys"])
-    unexpected = sorted(_stored_name(model, key) for key in info["unexpected_keys"])
+    unexpected = sorted(_stored_name(model, key) for key in strange)
     misshapen = {_stored_name(model, key): (tuple(found), tuple(needed)) for key, found, needed in info["mismatched_keys"]}
     if quantised:
         beside = {(match.group(), _CODES.sub("", key)) for key in unexpected if (match := _CODES.search(key))}
@@ -186,7 +189,7 @@ def _remedy(model: Any, missing: list[str], unexpected: list[str]) -> str:
     asked, held = text.num_hidden_layers, _held_layers(stored, missing, unexpected, text.num_hidden_layers)
     if held not in (0, asked):
         key = getattr(text, "attribute_map", {}).get("num_hidden_layers", "num_hidden_layers")
-        return f"The files hold {held} layers, and config.json says {asked}: set {key} to {held}, or provide the other files."
+        return f"The files hold {held} layers and config.json says {asked} ({key}): mend whichever is wrong."
     head = {
         _stored_name(model, f"{key}.{leaf}")
         for key, module in model.named_modules()

@@ -123,8 +123,15 @@ def files_sha256(folder: Path, without: str = "") -> str:
     digest = hashlib.sha256()
     for path in sorted(p for p in folder.iterdir() if p.suffix in (".safetensors", ".json") and p.name != without):
         digest.update(path.name.encode())
-        digest.update(bytes.fromhex(file_sha256(path)))
+        digest.update(_digest(path))
     return digest.hexdigest()
+
+
+def _digest(path: Path) -> bytes:
+    try:
+        return bytes.fromhex(file_sha256(path))
+    except OSError as error:
+        raise UserError(f"'{path}' cannot be read: {error.strerror}.") from error
 
 
 def content_sha256(name: str) -> str:
@@ -170,7 +177,7 @@ def _read_from(folder: Path) -> list[Path]:
 def _without_places(path: Path) -> bytes:
     """Hash of a file; of one that names places or depends on them, of what else it says."""
     if path.name == LINEAGE:
-        stages = json.loads(path.read_text(encoding="utf-8"))
+        stages = read_lineage(path.parent, "", "")
         known = (*LADDER, *HUB, *HUB.values())
         said: Any = [
             {k: v for k, v in stage.items() if k != "files_sha256" and (k != "name" or v in known)} for stage in stages
@@ -178,7 +185,7 @@ def _without_places(path: Path) -> bytes:
     elif path.name in (BASE, ADAPTERS):
         said = {k: v for k, v in read_json(path).items() if k not in ("base_subject", "base_model_name_or_path")}
     else:
-        return bytes.fromhex(file_sha256(path))
+        return _digest(path)
     return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).digest()
 
 

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lit_degrade.errors import UserError
+
 FILE = "lineage.json"
 Lineage = tuple[dict[str, Any], ...]
 """One entry per stage, intact first: `name` or `run_id` and `experiment`, `sha256` of the weights, and measures where known;
@@ -12,9 +14,20 @@ of a stage that a run has saved also `files_sha256`, of the files beside the lin
 
 
 def read_lineage(folder: Path, name: str, sha256: str) -> Lineage:
-    """Lineage kept beside saved weights; a subject without one is intact."""
+    """Lineage kept beside saved weights; a subject without one is intact.
+
+    Raises: UserError for a file that holds no lineage.
+    """
     path = folder / FILE
-    return tuple(json.loads(path.read_text())) if path.is_file() else ({"name": name, "sha256": sha256},)
+    if not path.is_file():
+        return ({"name": name, "sha256": sha256},)
+    try:
+        stages = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"'{path}' is not JSON: {error}.") from error
+    if not isinstance(stages, list) or not stages or not all(isinstance(stage, dict) for stage in stages):
+        raise UserError(f"'{path}' is expected to hold a list of stages, as a run saves it.")
+    return tuple(stages)
 
 
 def write_lineage(folder: Path, lineage: Sequence[dict[str, Any]]) -> None:
