@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import math
 import os
 import re
 import sysconfig
@@ -237,15 +238,18 @@ class TextSource:
         return replace(encode(self.split(split), tokenizer), split=split)
 
     def blocks(self, split: Split, tokenizer: "PreTrainedTokenizerBase", count: int, length: int | None = None) -> TokenStream:
-        """First `count` windows of `length` (default `block`) tokens of one split."""
-        return self.tokens(split, tokenizer).blocks(length or self.block, count)
+        """First `count` windows of `length` (default `block`) tokens of one split; no more of it is tokenised."""
+        length = length or self.block
+        return replace(encode(self.split(split), tokenizer, count * length), split=split).blocks(length, count)
 
 
-def encode(documents: Sequence[str], tokenizer: "PreTrainedTokenizerBase") -> TokenStream:
-    """Tokenise documents; each token carries the UTF-8 bytes of the characters it is the first to cover."""
+def encode(documents: Sequence[str], tokenizer: "PreTrainedTokenizerBase", enough: float = math.inf) -> TokenStream:
+    """Tokenise documents, until there are `enough` tokens; each carries the UTF-8 bytes that it is the first to cover."""
     ids: list[int] = []
     byte_counts: list[int] = []
     for document in documents:
+        if len(ids) >= enough:
+            break
         encoded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         covered = 0
         for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):

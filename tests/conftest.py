@@ -13,6 +13,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
+from hypothesis import settings
 from loopback import Client, LoopbackServer
 from transformers import (
     AutoModelForCausalLM,
@@ -38,6 +39,9 @@ from lit_degrade.subjects.anatomy import Anatomy
 from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject
 from lit_degrade.text import TextSource
+
+settings.register_profile("any machine", deadline=None)  # how long an example takes is no property of the code
+settings.load_profile("any machine")
 
 V, D, L, H = 96, 32, 3, 4
 COMMON = {"vocab_size": V, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
@@ -131,6 +135,12 @@ def random_folder(family: str, path: Path, seed: int = 0) -> str:
         torch.nn.init.normal_(projection.data, generator=torch.Generator().manual_seed(seed))
     model.save_pretrained(path)
     return str(path)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    """What a test draws from global state does not depend on the tests before it."""
+    torch.manual_seed(0)
 
 
 @pytest.fixture(params=FAMILY_CONFIGS)

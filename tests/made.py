@@ -83,14 +83,19 @@ def plan(results: Path, name: str, configs: Sequence[Mapping[str, Any]]) -> None
     write_plan(folder, f"sweeps/{name}.yaml", {run.run_id: (run.folder, conditions(run.config)) for run in made})
 
 
-def placebo(results: Path, seeds: int = 5, **means: float) -> None:
-    """A placebo experiment: for each stimulus the mean damage, with noise of 0.02 nats and rank that rises by 1 to 2 %."""
+def placebo(results: Path, seeds: int = 5, courses: bool = True, **means: float) -> None:
+    """A placebo experiment: for each stimulus the mean damage, with noise of 0.02 nats and rank that rises by 1 to 2 %.
+
+    Without `courses` its report has no figures of trajectories and spectra.
+    """
     for i, (stimulus, mean) in enumerate(means.items()):
         for seed in range(43, 43 + seeds):
             rng = np.random.default_rng([seed, i])
             ratio, rank = rng.normal(mean, 0.02), -rng.uniform(0.01, 0.02)
-            folder = record(results, seed=seed, stimulus=stimulus, summary=damage(ratio, rank), metrics=trajectory(ratio, rank))
-            spectra(folder, seed)
+            metrics = trajectory(ratio, rank) if courses else ()
+            folder = record(results, seed=seed, stimulus=stimulus, summary=damage(ratio, rank), metrics=metrics)
+            if courses:
+                spectra(folder, seed)
 
 
 VARIANTS = {

@@ -202,7 +202,7 @@ def test_a_change_acts_as_on_the_plain_model_in_every_family(family: str) -> Non
             values[attack] = loss(delta)
         torch.testing.assert_close(values[attack], plain, rtol=1e-4, atol=1e-3)
     assert (values["fgsm"] > values["random"]).all()
-    assert (values["pgd"] >= values["fgsm"]).all()
+    assert (values["pgd"] >= values["fgsm"] * (1 - 1e-6)).all()  # it may be the same change, in sums of 57 losses
 
 
 @pytest.mark.parametrize("name", ["tiny-60k", "tiny-250k", pytest.param("tiny-1m", marks=pytest.mark.slow)])
@@ -221,7 +221,7 @@ def test_ascent_beats_one_step_beats_chance(name: str, norm: Norm) -> None:
             delta = attacked(attack, loss, zero, norm, epsilon * size, 10, draws(len(ids)))
             with torch.no_grad():
                 lost[attack, epsilon] = float(loss(delta).sum()) / scored - intact
-        assert lost["pgd", epsilon] >= lost["fgsm", epsilon] > 3 * max(lost["random", epsilon], 0.01)
+        assert lost["pgd", epsilon] + 1e-5 >= lost["fgsm", epsilon] > 3 * max(lost["random", epsilon], 0.01)
     assert lost["pgd", 1.0] > 1.2 * lost["fgsm", 1.0], "not for want of FGSM's own change"
 
 
@@ -280,9 +280,9 @@ def test_labels_are_shifted_once(tiny: Subject) -> None:
     uniform = Subject(tiny.spec, Uniform(), tiny.tokenizer, tiny.anatomy, "", None)
     nats = math.log(tiny.embedding.shape[0])
     value = loss_of(uniform, ids, ids)(no_change(uniform, ids))
-    assert (value / (ids.shape[1] - 1)).tolist() == pytest.approx([nats] * 2)
-    assert (input_losses(uniform, ids, ids[0]) / (ids.shape[1] - 1)).tolist() == pytest.approx([nats] * 2)
-    assert float(loss_of(uniform, ids, ids, first=100)(no_change(uniform, ids))[0]) == pytest.approx(28 * nats)
+    assert (value / (ids.shape[1] - 1)).tolist() == pytest.approx([nats] * 2, rel=1e-5)
+    assert (input_losses(uniform, ids, ids[0]) / (ids.shape[1] - 1)).tolist() == pytest.approx([nats] * 2, rel=1e-5)
+    assert float(loss_of(uniform, ids, ids, first=100)(no_change(uniform, ids))[0]) == pytest.approx(28 * nats, rel=1e-5)
 
     class Copies(Uniform):
         def peak(self, input_ids: Tensor) -> Tensor | float:

@@ -121,7 +121,7 @@ def test_the_summary_compares_with_the_control(record: Path) -> None:
             assert lost[attack] == pytest.approx(sum(own) / len(own))
         assert summary[f"fgsm_over_random_{norm}"] == pytest.approx(lost["fgsm"] - lost["random"])
         assert summary[f"pgd_over_fgsm_{norm}"] == pytest.approx(lost["pgd"] - lost["fgsm"])
-        assert lost["pgd"] >= lost["fgsm"] > lost["random"]
+        assert lost["pgd"] + 1e-5 >= lost["fgsm"] > lost["random"]
     assert summary["gradient_over_random_tokens"] > 0
     assert manifest["sha256"]["subject_after"] == manifest["sha256"]["subject"]
 

@@ -22,7 +22,7 @@ from lit_degrade.perturbations.edits import Dose, perturbed
 from lit_degrade.records import paths
 from lit_degrade.text import TextSource
 
-SMALL = ["--text.probe_tokens", "2048", "--verbosity", "quiet"]
+SMALL = ["--text.probe_tokens", "1024", "--verbosity", "quiet"]
 FEW = ["--model.scores.calibration_blocks", "4", "--model.scores.batches", "2", "--model.scores.probes", "2"]
 CRITICAL = [
     "test", "--config", str(ROOT / "configs/criticality.yaml"), "--subject", "tiny-60k", *SMALL, *FEW, "--model.k", "[5, 50]",
@@ -64,7 +64,7 @@ def test_every_table_of_a_run(full: Path) -> None:
 
 def test_an_effect_is_what_the_subject_measures_without_those_weights(full: Path) -> None:
     subject = load("tiny-60k")
-    probe = TextSource(probe_tokens=2048).blocks("probe", subject.tokenizer, 16)
+    probe = TextSource(probe_tokens=1024).blocks("probe", subject.tokenizer, 8)
 
     def measured() -> float:
         return likelihood(lambda ids: subject.model(input_ids=ids).logits, probe).nats_per_token
@@ -195,15 +195,9 @@ def test_large_weights_without_inputs_are_not_critical_known_error_10(tmp_path: 
 
 @pytest.mark.parametrize("precision", ["int8", "nf4", "bf16"])
 def test_scores_without_gradients_at_every_precision(precision: str, tmp_path: Path) -> None:
-    own = [
-        "--subject",
-        "tiny-250k",
-        "--precision",
-        precision,
-        "--model.perturbation.target",
-        "mlp",
-        *metrics("magnitude", "act_mag"),
-    ]
+    subject = "tiny-60k" if precision == "bf16" else "tiny-250k"  # whose rows are whole blocks of NF4
+    own = ["--subject", subject, "--precision", precision, "--model.perturbation.target", "mlp"]
+    own += metrics("magnitude", "act_mag")
     folder = run(tmp_path, *own, verb=CRITICAL)
     rows = [row for row in rows_of(folder / paths.EFFECTS) if (row["arm"], row["k"]) == (TREATED, "50")]
     assert [row["metric"] for row in rows] == ["magnitude", "act_mag"]
@@ -242,7 +236,7 @@ BAD = {
     "act_mag of norms": (["--model.perturbation.target", "norm", *metrics("act_mag")], "act_mag is defined for matrices"),
     "level": (["--model.level", "0"], "level 0 of zero changes nothing"),
     "level outside": (["--model.level", "2"], "Level 2 of zero is outside its range"),
-    "selection": (["--model.perturbation.selection", "x"], "weights are chosen by their scores"),
+    "selection": (["--model.perturbation.selection", "<empty>"], "weights are chosen by their scores"),
     "calibration": (["--model.scores.calibration_blocks", "40000"], "The text has"),
     "beside": (
         ["--model.beside", "[tiny-250k]", *metrics("magnitude")],
@@ -280,7 +274,7 @@ def test_ablation_of_every_layer_and_matrix(tmp_path: Path) -> None:
     rows = rows_of(folder / paths.ABLATION)
     assert Counter(row["kind"] for row in rows) == {"layer": 2, "matrix": 2 * 6 + 2}
     subject = load("tiny-60k")
-    probe = TextSource(probe_tokens=2048).blocks("probe", subject.tokenizer, 16)
+    probe = TextSource(probe_tokens=1024).blocks("probe", subject.tokenizer, 8)
 
     def lost() -> float:
         return likelihood(lambda ids: subject.model(input_ids=ids).logits, probe).nats_per_token

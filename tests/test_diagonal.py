@@ -68,15 +68,15 @@ def test_a_zero_diagonal_averages_to_zero_with_both_signs(estimator: str) -> Non
     loss, draws = _quadratic(parameters, hessian), generator(1, "probes")
     few = torch.stack([flatten(hessian_diagonal([loss], parameters, 2, draws, estimator).mean) for _ in range(50)])  # type: ignore[arg-type]
     assert ((few > 0).any(0) & (few < 0).any(0)).all()
-    assert _within(hessian_diagonal([loss], parameters, 2000, draws, estimator), torch.zeros(15), 4.5)  # type: ignore[arg-type]
+    assert _within(hessian_diagonal([loss], parameters, 500, draws, estimator), torch.zeros(15), 4.5)  # type: ignore[arg-type]
     assert float(few.abs().mean()) > 1.0  # what the mean of absolute values would have reported
 
 
 def test_variance_of_plain_signs_is_the_energy_off_the_diagonal_of_the_tensor() -> None:
-    parameters, hessian, probes = _parameters(), _symmetric(15), 8_000
+    parameters, hessian, probes = _parameters(), _symmetric(15), 2_000
     found = hessian_diagonal([_quadratic(parameters, hessian)], parameters, probes, generator(2, "probes"), "per_tensor")
     expected = torch.cat([(block - block.diag().diag()).square().sum(1) for block in _blocks(hessian)])
-    torch.testing.assert_close(flatten(found.standard_error).square() * probes, expected, rtol=0.05, atol=0)
+    torch.testing.assert_close(flatten(found.standard_error).square() * probes, expected, rtol=0.1, atol=0)
     assert _within(found, hessian.diagonal())
 
 
@@ -90,14 +90,14 @@ def _dense_variance(block: Tensor, gradient: Tensor) -> Tensor:
 
 
 def test_variance_of_whitened_probes_is_that_of_the_dense_formula() -> None:
-    parameters, hessian, probes = _parameters(), _symmetric(15), 8_000
+    parameters, hessian, probes = _parameters(), _symmetric(15), 2_000
     loss = _quadratic(parameters, hessian)
     found = hessian_diagonal([loss], parameters, probes, generator(3, "probes"))
     gradients = torch.autograd.grad(loss(), list(parameters.values()))
     matrices = [_dense_variance(block, g) for block, g in zip(_blocks(hessian)[:2], gradients[:2], strict=True)]
     vector = _blocks(hessian)[2]
     expected = torch.cat([*matrices, (vector - vector.diag().diag()).square().sum(1)])
-    torch.testing.assert_close(flatten(found.standard_error).square() * probes, expected, rtol=0.08, atol=0)
+    torch.testing.assert_close(flatten(found.standard_error).square() * probes, expected, rtol=0.1, atol=0)
     assert _within(found, hessian.diagonal())
 
 
@@ -107,10 +107,10 @@ def test_all_parts_are_used_and_the_split_does_not_matter(estimator: str) -> Non
     expected = torch.stack(pieces).sum(0).diagonal()
     parts = [_quadratic(parameters, piece) for piece in pieces]
     draws, seen = generator(4, "probes"), []
-    split = hessian_diagonal(parts, parameters, 500, draws, estimator, progress=lambda: seen.append(1))  # type: ignore[arg-type]
-    whole = hessian_diagonal([lambda: sum(part() for part in parts)], parameters, 500, draws, estimator)  # type: ignore[arg-type, misc, return-value]
+    split = hessian_diagonal(parts, parameters, 100, draws, estimator, progress=lambda: seen.append(1))  # type: ignore[arg-type]
+    whole = hessian_diagonal([lambda: sum(part() for part in parts)], parameters, 100, draws, estimator)  # type: ignore[arg-type, misc, return-value]
     assert len(seen) == 3
-    assert split.products == 3 * whole.products == 3 * 3 * 500
+    assert split.products == 3 * whole.products == 3 * 3 * 100
     for found in (split, whole):
         assert _within(found, expected)
     assert not _within(split, pieces[0].diagonal())
@@ -120,12 +120,12 @@ def test_all_parts_are_used_and_the_split_does_not_matter(estimator: str) -> Non
 def test_standard_errors_are_calibrated(estimator: str) -> None:
     parameters, pieces = _parameters(), [_symmetric(15, seed) for seed in range(2)]
     parts, draws = [_quadratic(parameters, piece) for piece in pieces], generator(5, "probes")
-    runs = [hessian_diagonal(parts, parameters, 3, draws, estimator) for _ in range(600)]  # type: ignore[arg-type]
+    runs = [hessian_diagonal(parts, parameters, 3, draws, estimator) for _ in range(200)]  # type: ignore[arg-type]
     truth = sum(pieces).diagonal()  # type: ignore[union-attr]
     squared = torch.stack([(flatten(run.mean) - truth).square() for run in runs]).mean(0)
     claimed = torch.stack([flatten(run.standard_error).square() for run in runs]).mean(0)
-    assert float(squared.sum() / claimed.sum()) == pytest.approx(1, abs=0.08)
-    assert (squared / claimed).sub(1).abs().max() < 0.35
+    assert float(squared.sum() / claimed.sum()) == pytest.approx(1, abs=0.12)
+    assert (squared / claimed).sub(1).abs().max() < 0.5
 
 
 @BOTH

@@ -1,8 +1,6 @@
 """Doses and exchange rates: every repetition counts once, what diverged is seen, what is broken is named."""
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +195,8 @@ def test_everything_may_have_diverged(tmp_path: Path) -> None:
 
 
 def test_intervals_do_not_decide_how_far_an_axis_reaches(tmp_path: Path) -> None:
-    dosed(
-        tmp_path, [row | {"log_perplexity_ratio": 1.0 + row["repetition"]} for row in made.doses(["gauss_attn"], 2, tasks=())]
-    )
+    rows = made.doses(["gauss_attn"], 2, tasks=())
+    dosed(tmp_path, [row | {"log_perplexity_ratio": 1.0 + row["repetition"]} for row in rows])
     (ax,) = plates(tmp_path)["doses"].figure.axes
     assert ax.get_ylim()[1] < 2.5
 
@@ -425,11 +422,6 @@ def test_exchange_rates_can_be_pasted(tmp_path: Path) -> None:
 
 def test_levels_are_written_as_numbers() -> None:
     assert [level_words(level) for level in (float("inf"), 1024, 0.25, 0, 1e-8)] == ["∞", "1024", "0.25", "0", "1e-08"]
-
-
-def test_reading_doses_imports_no_model() -> None:
-    code = "import sys, lit_degrade.evidence.report; sys.exit(bool({'torch', 'lightning'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_sampled_texts_of_one_set_of_weights_count_each() -> None:

@@ -137,10 +137,9 @@ def test_exchange_rates(tmp_path: Path) -> None:
 
 def test_exchange_rates_are_reproducible(tmp_path: Path) -> None:
     args = ["--model.methods", "ablation,bit_flip", "--model.targets", "attn_v", "--model.repetitions", "2"]
-    found = [(run(tmp_path / name, *args, verb=EXCHANGE) / paths.EXCHANGE_RATES).read_bytes() for name in ("a", "b")]
-    assert found[0] == found[1]
+    first = (run(tmp_path / "a", *args, verb=EXCHANGE) / paths.EXCHANGE_RATES).read_bytes()
     torch.manual_seed(1)  # nothing is drawn from global state
-    assert (run(tmp_path / "c", *args, verb=EXCHANGE) / paths.EXCHANGE_RATES).read_bytes() == found[0]
+    assert (run(tmp_path / "b", *args, verb=EXCHANGE) / paths.EXCHANGE_RATES).read_bytes() == first
 
 
 @pytest.mark.parametrize(

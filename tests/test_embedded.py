@@ -27,7 +27,7 @@ def test_cards_fall_strictly_along_the_ladder() -> None:
     assert sum(f.stat().st_size for f in EMBEDDED_FOLDER.rglob("*") if f.is_file()) <= 12e6
 
 
-@pytest.mark.parametrize("name", LADDER)
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name == "tiny-3m" else ()) for name in LADDER])
 def test_a_subject_is_what_its_card_says(name: str) -> None:
     subject = load(name)
     card = _card(name)

@@ -275,10 +275,11 @@ def test_outcomes_that_are_not_finite_are_kept() -> None:
     assert (~found.isfinite()).tolist() == [False, False, True, False, False, False, True, False]
 
 
-@pytest.mark.parametrize("family", ["gpt_neox", "gpt2", "llama", "bloom", "falcon"])
+@pytest.mark.parametrize("family", ["gpt2", "llama", "falcon"])
 def test_bf16_and_many_batches_of_text(family: str) -> None:
+    """Of each class of layer one."""
     subject = wrap(random_model(family).to(torch.bfloat16))
-    flips = one_each(subject)
+    flips = one_each(subject)[::2]
     assert agree(evaluate_flips(subject, IDS, flips), slowly(subject, IDS, flips), rel=1e-4)
     ids = torch.randint(V, (70, 60), generator=torch.Generator().manual_seed(1))
     few = one_each(subject, matrices(subject)[:1])

@@ -111,6 +111,8 @@ def test_bad_input_is_one_line(
 ) -> None:
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    for name, value in {"MAX": "1", "WAIT_MIN_SECONDS": "0.01", "WAIT_MAX_SECONDS": "0.02"}.items():
+        monkeypatch.setenv(f"WANDB__GRAPHQL_RETRY_{name}", value)  # nobody listens there, however often it is asked
     args, message = BAD[case]
     (record := tmp_path / "record").mkdir()
     (record / "summary.json").write_text("{}")

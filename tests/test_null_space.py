@@ -78,7 +78,8 @@ def _null_space(family: str) -> None:
         with torch.no_grad():
             moved = {n: p + d for (n, p), d in zip(parameters.items(), unflatten(inside, parameters).values(), strict=True)}
             logits = torch.func.functional_call(subject.model, moved, (), {"input_ids": tokens}).logits
-        assert float(token_nll(logits, tokens).mean()) == pytest.approx(here, abs=2e-6), null.site
+        change = float(token_nll(logits, tokens).mean()) - here
+        assert abs(change) < 5e-6, null.site  # ten units in the last place of 4.6; what is not null moves it further
         assert null.dims >= 1
     before = hessian.n_products
     settings = NullSpaceSettings(directions=3, products=30, signal=2, random_directions=5)

@@ -78,4 +78,4 @@ def test_kl_is_zero_for_equal_and_closed_form_otherwise() -> None:
     p = torch.log_softmax(torch.randn(2, 3, 7), -1)
     assert kl_divergence(p, p) == 0
     a, b = torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.25, 0.75]]).log()
-    assert kl_divergence(a, b) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3))
+    assert kl_divergence(a, b) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-5)  # of float32

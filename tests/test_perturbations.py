@@ -38,6 +38,11 @@ CASES = [
     *((family, stored) for family in FAMILY_CONFIGS for stored in DTYPES),
     *((family, stored) for family in QUANTISED for stored in ("int8", "nf4")),
 ]
+FEW = {
+    *((family, list(DTYPES)[i % 3]) for i, family in enumerate(FAMILY_CONFIGS)),
+    *((family, ("int8", "nf4")[i % 2]) for i, family in enumerate(QUANTISED)),
+}
+"""Every architecture in one float format and one quantised one, in turn; the slow tests have all of them in all."""
 HALF_GAP = {"int8": 0.5 / 127, "nf4": 0.153}
 """Rounding of the quantised formats, in units of the scale: half of the largest distance between two codes."""
 State = dict[str, Tensor]
@@ -58,7 +63,7 @@ def subject_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str],
     return made
 
 
-@pytest.fixture(params=CASES, ids="-".join)
+@pytest.fixture(params=[pytest.param(case, id="-".join(case), marks=() if case in FEW else pytest.mark.slow) for case in CASES])
 def subject(request: pytest.FixtureRequest, subject_of: Callable[[str, str], Subject]) -> Subject:
     return subject_of(*request.param)
 

@@ -18,7 +18,7 @@ from lit_degrade.subjects.loading import weights_sha256
 
 SMALL = ["--subject", "tiny-60k", "--text.probe_tokens", "2048", "--verbosity", "quiet"]
 PRUNE = ["fit", "--config", str(ROOT / "configs/prune.yaml"), *SMALL]
-FINETUNE = ["fit", "--config", str(ROOT / "configs/finetune.yaml"), *SMALL, "--trainer.max_steps", "20", "--model.lr", "1e-3"]
+FINETUNE = ["fit", "--config", str(ROOT / "configs/finetune.yaml"), *SMALL, "--trainer.max_steps", "8", "--model.lr", "1e-3"]
 EVALUATE = ["test", "--config", str(ROOT / "configs/evaluate.yaml"), *SMALL]
 
 
@@ -55,9 +55,8 @@ def test_the_record_says_what_was_pruned(half: Path) -> None:
     assert [stage.get("experiment") for stage in manifest_of(half)["lineage"]] == [None, "pruning"]
 
 
-@pytest.mark.parametrize("limits", [["--trainer.max_steps", "0"], ["--trainer.max_steps", "7", "--trainer.max_epochs", "3"]])
-def test_there_is_one_step_whatever_the_limits(limits: list[str], half: Path, tmp_path: Path) -> None:
-    again = summary_of(run(tmp_path, *limits, verb=PRUNE))
+def test_there_is_one_step_whatever_the_limit(half: Path, tmp_path: Path) -> None:
+    again = summary_of(run(tmp_path, "--trainer.max_steps", "7", verb=PRUNE))
     same = ("zeros", "steps", "nats_per_token_post", "reconstruction_error", "rank_reduction")
     assert {key: again[key] for key in same} == {key: summary_of(half)[key] for key in same}
 
@@ -69,7 +68,7 @@ def test_the_saved_subject_is_the_pruned_one(precision: str, tmp_path: Path) -> 
     summary = summary_of(record)
     for place in (record, record / paths.SUBJECT):
         measured = summary_of(run(tmp_path / f"b{place.name}", *args, "--subject", str(place), verb=EVALUATE))
-        assert measured["nats_per_token_pre"] == summary["nats_per_token_post"]
+        assert measured["nats_per_token_pre"] == pytest.approx(summary["nats_per_token_post"], rel=1e-4)  # fp16 rounds at 5e-4
         assert measured["attacked_by_run"] == summary["run_id"]
     assert sum(int(zero.sum()) for zero in zeros_in(record).values()) == summary["zeros"]
     assert weights_sha256(load(str(record)).model) == summary_sha(record) or precision == "fp16"
@@ -86,7 +85,7 @@ def test_a_pruned_subject_can_be_quantised(half: Path, tmp_path: Path) -> None:
 
 def test_other_runs_may_be_about_a_pruned_subject(tmp_path: Path) -> None:
     attack = f"{ROOT}/configs/prune.yaml --model.prune.method=magnitude --model.prune.sparsity=0.7"
-    args = ["--attacked_by", attack, "--results", str(tmp_path), "--trainer.max_steps", "20", "--model.lr", "1e-3"]
+    args = ["--attacked_by", attack, "--results", str(tmp_path), "--trainer.max_steps", "8", "--model.lr", "1e-3"]
     assert main(["fit", "--config", str(ROOT / "configs/healing.yaml"), *SMALL, *args]) == 0
     healed, pruned = (summary_of(next(tmp_path.glob(f"{name}/*/summary.json")).parent) for name in ("healing", "pruning"))
     assert healed["attacked_by_run"] == pruned["run_id"]

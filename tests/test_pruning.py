@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from conftest import load, random_model, wrap
+from conftest import FAMILY_CONFIGS, load, random_model, wrap
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -46,7 +46,23 @@ def expected_zeros(way: PruneSettings, subject: Subject, site: Site) -> int:
     return round(way.share * rows * columns)
 
 
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: "-".join(map(str, way.values())))
+UNLIKE = ("gpt2", "bloom", "llama", "gemma3")
+"""Families of which one is fused, one turned round, one gated, and one shows pictures."""
+
+
+@pytest.mark.parametrize(
+    ("way", "family"),
+    [
+        pytest.param(
+            way,
+            family,
+            id="-".join([*map(str, way.values()), family]),
+            marks=() if way.keys() == {"method"} or family in UNLIKE else pytest.mark.slow,
+        )
+        for way in WAYS
+        for family in FAMILY_CONFIGS
+    ],
+)
 def test_sparsity_is_exact(way: dict[str, object], family: str) -> None:
     if way["method"] in ("hutchinson_diag", "hessian_saliency") and family not in ("gpt2", "llama"):
         pytest.skip("the same scores by slow products, tested for every family in test_scores.py")

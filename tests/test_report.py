@@ -112,7 +112,7 @@ def test_the_same_records_give_the_same_report(made: Path, results: Path, tmp_pa
 
 
 def test_a_report_beside_the_records_is_not_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    placebo(tmp_path, seeds=2, eigen_prion=0.5, random_tokens=0.3)
+    placebo(tmp_path, seeds=2, courses=False, eigen_prion=0.5, random_tokens=0.3)
     report(tmp_path)
     first = (tmp_path / "report" / "report.md").read_text()
     report(tmp_path)
@@ -122,7 +122,7 @@ def test_a_report_beside_the_records_is_not_read_again(tmp_path: Path, capsys: p
 
 
 def test_outliers_are_taken_out_only_when_asked_and_listed(tmp_path: Path) -> None:
-    placebo(tmp_path, seeds=8, eigen_prion=0.5, random_tokens=0.3)
+    placebo(tmp_path, seeds=8, courses=False, eigen_prion=0.5, random_tokens=0.3)
     odd = record(tmp_path, seed=77, stimulus="eigen_prion", summary=damage(4.0, -0.015))
     report(tmp_path, "--output", tmp_path / "plain")
     assert read_json(tmp_path / "plain/priority2/placebo_summary.json")["counts"]["filtered"] == 0
@@ -137,7 +137,7 @@ def test_outliers_are_taken_out_only_when_asked_and_listed(tmp_path: Path) -> No
 
 
 def test_claims_of_the_user(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    placebo(tmp_path / "r", eigen_prion=0.5, random_tokens=0.3)
+    placebo(tmp_path / "r", courses=False, eigen_prion=0.5, random_tokens=0.3)
     claims = {
         "mine": {
             "says": "It costs half a nat.",
@@ -255,10 +255,11 @@ def test_records_that_all_failed_still_give_a_report(tmp_path: Path) -> None:
     assert "3 asked, 0 done, 3 diverged" in (tmp_path / "report/report.md").read_text()
 
 
-def test_a_report_needs_no_model(results: Path, tmp_path: Path) -> None:
+def test_a_report_needs_no_model_and_no_window(tmp_path: Path) -> None:
+    placebo(tmp_path, seeds=2, eigen_prion=0.5, random_tokens=0.3)
     code = f"""import sys; from lit_degrade.cli import main
-main(["report", {str(results)!r}, "--output", {str(tmp_path)!r}, "--html"])
-print({{"torch", "lightning", "wandb"}} & set(sys.modules))"""
+main(["report", {str(tmp_path)!r}, "--html"])
+print({{"torch", "lightning", "wandb", "sklearn", "matplotlib.pyplot"}} & set(sys.modules))"""
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
     assert out.splitlines()[-1] == "set()"
 

@@ -17,6 +17,7 @@ from lit_degrade.cli import main
 from lit_degrade.records import paths
 from lit_degrade.stimuli.catalog import STIMULI
 from lit_degrade.subjects.loading import weights_sha256
+from lit_degrade.text import TextSource
 
 PRIORITY3 = ["fit", "--config", str(ROOT / "configs/priority3.yaml"), *QUICK]
 
@@ -167,7 +168,8 @@ def test_every_optimizer_trains(optimizer: str, shared: Path) -> None:
     ],
 )
 def test_every_precision_trains(precision: str, adapter: str, tmp_path: Path) -> None:
-    args = ["--precision", precision, "--adapter", adapter, "--model.lr", "1e-3"]
+    short = ["--text.block", "64", "--text.probe_tokens", "1024"]
+    args = ["--precision", precision, "--adapter", adapter, "--model.lr", "1e-3", *short]
     folder = run(tmp_path, *args)
     summary = summary_of(folder)
     rows = list(csv.DictReader((folder / paths.METRICS).open()))
@@ -175,7 +177,7 @@ def test_every_precision_trains(precision: str, adapter: str, tmp_path: Path) ->
     assert losses[-1] < losses[0]
     assert summary["drift"] > 0
     assert summary["hvp"] == ("central_difference" if precision == "int8" else "exact")
-    verb = ["test", "--config", str(ROOT / "configs/evaluate.yaml"), "--text.probe_tokens", "2048", "--verbosity", "quiet"]
+    verb = ["test", "--config", str(ROOT / "configs/evaluate.yaml"), *short, "--verbosity", "quiet"]
     saved = ["--subject", str(folder / paths.SUBJECT), "--precision", precision, "--adapter", adapter]
     measured = summary_of(run(tmp_path / "again", *saved, verb=verb))
     assert measured["nats_per_token_pre"] == pytest.approx(summary["nats_per_token_post"], abs=0.02)
@@ -196,7 +198,8 @@ def test_a_quantised_backbone_is_frozen_bit_for_bit(precision: str, tmp_path: Pa
     start, end = LogDamage.on_fit_start, LogDamage.on_train_end
     monkeypatch.setattr(LogDamage, "on_fit_start", lambda self, t, m: (look(m), start(self, t, m))[1])
     monkeypatch.setattr(LogDamage, "on_train_end", lambda self, t, m: (end(self, t, m), look(m))[0])
-    run(tmp_path, "--precision", precision, "--adapter", "lora", "--model.lr", "1e-3")
+    tune = ["fit", "--config", str(ROOT / "configs/finetune.yaml"), "--subject", "tiny-60k", "--text.probe_tokens", "2048"]
+    run(tmp_path, "--precision", precision, "--adapter", "lora", "--model.lr", "1e-3", "--trainer.max_steps", "6", verb=tune)
     before, after = seen["frozen"]
     assert len(before) > 20
     assert any("SCB" in k or "absmax" in k for k in before), "codes and their scales are part of the backbone"
@@ -221,7 +224,9 @@ def test_divergence_is_an_outcome(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 def test_pretraining_makes_a_subject(tmp_path: Path) -> None:
     verb = ["fit", "--config", str(ROOT / "configs/pretrain_tiny.yaml"), "--verbosity", "quiet", "--subject", "tiny-60k"]
+    (tmp_path / "some.txt").write_text("\n".join(TextSource().documents[:100]))  # a tenth of what there is to be tokenised
     short = ["--trainer.max_steps", "8", "--text.probe_tokens", "2048", "--model.init_args.warmup_steps", "2"]
+    short += ["--text.source", str(tmp_path / "some.txt")]
     folder = run(tmp_path / "1", *short, verb=verb)
     summary = summary_of(folder)
     assert summary["perplexity_post"] < 1024
@@ -240,7 +245,7 @@ def test_catalyst_comparison(tmp_path: Path) -> None:
     verb = ["test", "--config", str(ROOT / "configs/catalysts.yaml"), "--subject", "tiny-60k", "--verbosity", "quiet"]
     small = [
         "--model.n_seeds", "2", "--model.null_space.products", "30", "--model.null_space.random_directions", "5",
-        "--model.stimuli.evaluations", "120", "--text.probe_tokens", "2048",
+        "--model.null_space.calibration_blocks", "2", "--model.stimuli.evaluations", "120", "--text.probe_tokens", "2048",
     ]  # fmt: skip
     folder = run(tmp_path, *small, verb=verb)
     summary = summary_of(folder)

@@ -128,8 +128,7 @@ def test_two_weights_of_one_matrix_are_both_found() -> None:
 
 
 def test_random_weights_have_none(family: str) -> None:
-    for seed in range(3):
-        assert find(wrap(random_model(family, seed=seed)), seed) == []
+    assert find(wrap(random_model(family))) == []
 
 
 def test_a_weight_below_adapters_is_found() -> None:

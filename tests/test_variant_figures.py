@@ -73,6 +73,16 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Section:
     return section(results)
 
 
+@pytest.fixture(scope="module")
+def pruned_plates(pruned: Section) -> dict[str, Plate]:
+    return plates(pruned)
+
+
+@pytest.fixture(scope="module")
+def compared_plates(compared: Section) -> dict[str, Plate]:
+    return plates(compared)
+
+
 def texts(figure: Figure) -> list[str]:
     return [item.get_text() for item in figure.findobj(lambda item: hasattr(item, "get_text")) if item.get_text()]
 
@@ -95,8 +105,8 @@ def means_in(ax: Axes) -> set[float]:
     return {round(float(np.asarray(line.get_ydata())[0]), 9) for line in ticks}
 
 
-def test_pruning_figures_hold_the_means_of_the_runs(pruned: Section) -> None:
-    figure = plates(pruned)["pruning"].figure
+def test_pruning_figures_hold_the_means_of_the_runs(pruned: Section, pruned_plates: dict[str, Plate]) -> None:
+    figure = pruned_plates["pruning"].figure
     assert list(titled(figure)) == ["tiny-250k", "tiny-1m"]
     for subject, ax in titled(figure).items():
         own = pruned.rows[pruned.rows["subject"] == subject]
@@ -109,8 +119,8 @@ def test_pruning_figures_hold_the_means_of_the_runs(pruned: Section) -> None:
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["magnitude", "SparseGPT", "Wanda"]
 
 
-def test_identical_runs_count_once_and_every_run_is_counted(pruned: Section) -> None:
-    plate = plates(pruned)["pruning"]
+def test_identical_runs_count_once_and_every_run_is_counted(pruned_plates: dict[str, Plate]) -> None:
+    plate = pruned_plates["pruning"]
     assert "(n = 1 to 3)" in plate.caption  # magnitude is the same under every seed
     assert plate.caption.endswith("54 of 54 runs are shown.")
     assert not crosses(plate.figure)
@@ -142,8 +152,8 @@ def test_ways_are_told_apart_by_pattern_and_scope(tmp_path: Path) -> None:
     assert list(titled(plates(found)["pruning_map"].figure)) == ["SparseGPT", "SparseGPT, 2:4"]
 
 
-def test_maps_hold_the_errors_of_one_sparsity(pruned: Section) -> None:
-    found = {name: plate for name, plate in plates(pruned).items() if name.startswith("pruning_map")}
+def test_maps_hold_the_errors_of_one_sparsity(pruned: Section, pruned_plates: dict[str, Plate]) -> None:
+    found = {name: plate for name, plate in pruned_plates.items() if name.startswith("pruning_map")}
     assert list(found) == ["pruning_map", "pruning_map_2"]
     plate = found["pruning_map_2"]
     assert plate.figure.get_suptitle() == "tiny-1m"
@@ -202,8 +212,8 @@ def test_errors_of_components_are_weighted_by_weights_then_over_runs(tmp_path: P
     assert (table.head, table.rows) == (["method", "asked [share]", "mlp up"], [["Wanda", "0.5", "4"]])  # of 7 and 1
 
 
-def test_bars_of_variants_hold_means_and_crosses(compared: Section) -> None:
-    plate = plates(compared)["variants"]
+def test_bars_of_variants_hold_means_and_crosses(compared: Section, compared_plates: dict[str, Plate]) -> None:
+    plate = compared_plates["variants"]
     (ax,) = [ax for ax in plate.figure.axes if ax.get_xlabel()]
     names = [text.get_text() for text in ax.get_yticklabels()]
     kinds = variants.ordered_variants(compared.findings[paths.VARIANTS])
@@ -223,8 +233,8 @@ def test_variants_of_a_kind_stay_together_in_their_order() -> None:
     assert list(variants.ordered_variants(lines)) == ["a", "b", "d", "c"]
 
 
-def test_damage_per_change_has_every_variant_with_a_norm(compared: Section) -> None:
-    plate = plates(compared)["variants_change"]
+def test_damage_per_change_has_every_variant_with_a_norm(compared: Section, compared_plates: dict[str, Plate]) -> None:
+    plate = compared_plates["variants_change"]
     (ax,) = [ax for ax in plate.figure.axes if ax.get_xlabel()]
     lines = compared.findings[paths.VARIANTS]
     points = [line for line in ax.lines if len(np.asarray(line.get_xdata())) == 1]
@@ -246,8 +256,8 @@ def test_damage_per_change_has_every_variant_with_a_norm(compared: Section) -> N
     assert {text.get_text() for text in ax.texts} == set(known["variant"])
 
 
-def test_benchmarks_hold_values_errors_and_chance(compared: Section, tmp_path: Path) -> None:
-    plate = plates(compared)["benchmarks"]
+def test_benchmarks_hold_values_errors_and_chance(compared: Section, compared_plates: dict[str, Plate], tmp_path: Path) -> None:
+    plate = compared_plates["benchmarks"]
     lines = compared.findings[paths.BENCHMARKS]
     panels = [ax for ax in plate.figure.axes if ax.get_xlabel()]
     assert [ax.get_title(loc="left") for ax in panels] == [
@@ -372,8 +382,8 @@ def test_without_answers_there_is_no_such_table(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*_answers.csv"))
 
 
-def test_figures_have_units_and_plain_words(pruned: Section, compared: Section) -> None:
-    for name, plate in (plates(pruned) | plates(compared)).items():
+def test_figures_have_units_and_plain_words(pruned_plates: dict[str, Plate], compared_plates: dict[str, Plate]) -> None:
+    for name, plate in (pruned_plates | compared_plates).items():
         axes = [ax for ax in plate.figure.axes if ax.get_visible()]
         labels = [label for ax in axes for label in (ax.get_xlabel(), ax.get_ylabel()) if label]
         labels += [text for text in (plate.figure.get_supxlabel(), plate.figure.get_supylabel()) if text]
