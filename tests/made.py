@@ -111,7 +111,10 @@ TEXTS = {
 
 
 def doses(
-    names: Sequence[str] = tuple(VARIANTS), repetitions: int = 3, seed: int = 43, size: float = 1.0,
+    names: Sequence[str] = tuple(VARIANTS),
+    repetitions: int = 3,
+    seed: int = 43,
+    size: float = 1.0,
     tasks: Sequence[str] = tuple(TEXTS),
 ) -> list[dict[str, Any]]:
     """Doses of some variants: what they cost grows with the fourth power of how far the level is, and varies by a fifth."""
@@ -128,9 +131,7 @@ def doses(
                 row |= {"repetition": repetition, "random": random, "dose_achieved": level, "relative_norm": i / 10}
                 row |= {"nats_per_token": 3 + damage, "log_perplexity_ratio": damage, "perplexity": float(np.exp(3 + damage))}
                 row |= {"token_accuracy": 0.4 * (1 - share), "kl_from_intact": damage / 2}
-                row |= {
-                    f"{task}.{measure}": _text_measure(measure, share) for task in tasks for measure in TEXTS[task]
-                }
+                row |= {f"{task}.{measure}": _text_measure(measure, share) for task in tasks for measure in TEXTS[task]}
                 rows.append(row)
     return rows
 

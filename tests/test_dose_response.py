@@ -197,7 +197,9 @@ def test_everything_may_have_diverged(tmp_path: Path) -> None:
 
 
 def test_intervals_do_not_decide_how_far_an_axis_reaches(tmp_path: Path) -> None:
-    dosed(tmp_path, [row | {"log_perplexity_ratio": 1.0 + row["repetition"]} for row in made.doses(["gauss_attn"], 2, tasks=())])
+    dosed(
+        tmp_path, [row | {"log_perplexity_ratio": 1.0 + row["repetition"]} for row in made.doses(["gauss_attn"], 2, tasks=())]
+    )
     (ax,) = plates(tmp_path)["doses"].figure.axes
     assert ax.get_ylim()[1] < 2.5
 

@@ -223,12 +223,15 @@ def _slope(verdict: Verdict) -> Verdict:
         verdict.reasons.append(f"{len(np.unique(sizes))} levels of {claim.over}: a slope with an interval needs three")
         return verdict
     slope = size_slope(sizes, verdict.arms[0].values)
+    if slope.error == 0:
+        verdict.reasons.append(f"the levels of {claim.over} lie on a line without residual: how much they scatter is unknown")
+        return replace(verdict, estimate=slope.slope, interval=slope.interval, p=1.0, p_against=1.0)
     sign = 1.0 if claim.direction == "greater" else -1.0
 
     def beyond(bound: float) -> float:
         """P(a slope at least this far above `bound`, if `bound` is the slope)."""
         distance = sign * slope.slope - bound
-        return float(stats.t.sf(distance / slope.error, slope.df)) if slope.error > 0 else float(distance <= 0)
+        return float(stats.t.sf(distance / slope.error, slope.df))
 
     return replace(
         verdict,
@@ -253,6 +256,8 @@ def _order(verdict: Verdict) -> Verdict:
         return verdict
     ranks = np.concatenate([np.full(len(group), i) for i, group in enumerate(groups)])
     values = np.concatenate([group[arm.outcome].to_numpy(dtype=float) for group in groups])
+    if len(set(values)) == 1:
+        verdict.reasons.append("all runs have the same outcome: there is no order in them")
     if claim.test == "page":
         seeds = set.intersection(*(set(group["seed"]) for group in groups))
         if len(seeds) < 2:
