@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from lit_degrade.evidence.claims import ORDERED, TESTS, Claim
+from lit_degrade.evidence.power import runs_for_power
 from lit_degrade.evidence.verdicts import Verdict, judge
 
 CONDITIONS = ["stimulus", "lr", "subject", "optimizer", "seed"]
@@ -185,6 +186,40 @@ def test_equivalence() -> None:
     assert [v.answer for v in judge([near, far, wide], frame, CONDITIONS)] == ["supported", "contradicted", "inconclusive"]
     apart = only(judge([claim("equivalence", control=TOKENS, margin=0.02)], frame, CONDITIONS))
     assert apart.answer == "contradicted"
+
+
+@pytest.mark.parametrize(
+    ("changes", "effect", "words"),
+    [
+        ({"margin": 0.05}, 0.05, "a difference of 0.05 [nats/token] in log_perplexity_ratio, the margin"),
+        ({}, 0.01, "a difference of 0.01 [nats/token] in log_perplexity_ratio, that of these runs"),
+        (
+            {"test": "equivalence", "margin": 0.05},
+            0.05,
+            "that log_perplexity_ratio is within the margin of 0.05 [nats/token], if there is no difference at all",
+        ),
+    ],
+)
+def test_power_is_power_to_see_something(changes: dict[str, Any], effect: float, words: str) -> None:
+    frame = rows({"eigen_prion": [0.1, 0.3, 0.23], "random_tokens": [0.2, 0.1, 0.3]}).rename(
+        columns={"damage": "log_perplexity_ratio"}
+    )
+    asked = claim(**{"test": "welch", "outcome": "log_perplexity_ratio", "control": TOKENS} | changes)
+    found = only(judge([asked], frame, CONDITIONS))
+    assert found.effect == pytest.approx(effect)
+    power = f"{found.runs_needed} runs a group would have 80 % power to see {words}"
+    assert found.why() == [f"these runs are too few, or too scattered, to decide; {power}"]
+    sd = np.sqrt((np.var([0.1, 0.3, 0.23], ddof=1) + 0.01) / 2)
+    enough = {"power": 0.9, "two_sided": False} if asked.test == "equivalence" else {}
+    assert found.runs_needed == runs_for_power(effect, sd, **enough)  # type: ignore[arg-type]
+
+
+def test_the_power_of_shares_is_in_percent() -> None:
+    frame = rows({"eigen_prion": [0.1, 0.3, 0.23], "random_tokens": [0.2, 0.1, 0.3]}).rename(
+        columns={"damage": "rank_reduction"}
+    )
+    found = only(judge([claim(outcome="rank_reduction", margin=0.05)], frame, CONDITIONS))
+    assert found.power().endswith("to see a difference of 5 [%] in rank_reduction, the margin")
 
 
 def sized(slope: float, noise: float = 0.01) -> pd.DataFrame:
