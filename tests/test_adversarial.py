@@ -38,6 +38,7 @@ from lit_degrade.adversarial.tokens import (
     letter_swaps,
     replacements,
 )
+from lit_degrade.errors import UserError
 from lit_degrade.generation.generator import Decoding, TextGenerator
 from lit_degrade.generation.queries import Query
 from lit_degrade.measures.perplexity import token_nll
@@ -150,6 +151,11 @@ def test_random_changes_fill_the_ball() -> None:
     assert float((inside < 0.5 ** (1 / 3)).double().mean()) == pytest.approx(0.5, abs=4 * 0.5 / math.sqrt(1000))
     uniform = random_inside((2, 500, 3), "linf", 1.0, draws(2)).flatten()
     assert float((uniform < 0.5).double().mean()) == pytest.approx(0.75, abs=4 * 0.5 / math.sqrt(3000))
+
+
+def test_an_unknown_attack_is_not_taken_for_noise() -> None:
+    with pytest.raises(UserError, match=r"Unknown attack 'pdg'. Did you mean 'pgd'\?"):
+        attacked("pdg", lambda d: d.sum((1, 2)), torch.zeros(1, 2, 3), "linf", 0.1, 2, draws(1))
 
 
 @pytest.mark.parametrize("attack", ATTACKS)

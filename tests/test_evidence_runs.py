@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as some
 from made import config_of, damage, plan, record
 
+from lit_degrade.cli import main
 from lit_degrade.errors import UserError
 from lit_degrade.evidence.claims import shipped_designs
 from lit_degrade.evidence.groups import make_groups, varying
@@ -39,6 +40,42 @@ def test_conditions_have_the_same_names_whatever_became_of_a_run(tmp_path: Path)
     (group,) = make_groups(runs.table.assign(filtered=False), [], "stimulus")
     assert group.counts() == {"asked": 4, "done": 1, "diverged": 1, "failed": 1, "missing": 1, "filtered": 0}
     assert runs.table.loc[runs.table["state"] == "diverged", "log_perplexity_ratio"].item() == np.inf
+
+
+def test_settings_and_what_was_measured_under_their_names_both_survive(tmp_path: Path) -> None:
+    """Runs are grouped by the steps that were asked for, and claims are about those that were taken."""
+    taken = {100: [37, 41, 39], 200: [180, 190, 188]}
+    for asked, steps in taken.items():
+        for seed, step in enumerate(steps):
+            record(tmp_path, stimulus="eigen_prion", seed=seed, steps=asked, summary={"steps": step, "energy": 0.5})
+    record(tmp_path, "other", energy="high", summary={"steps": 100})
+    runs = read_runs([tmp_path])
+    table = runs.table[runs.table["experiment"] == "priority2"]
+    for asked, steps in taken.items():
+        assert sorted(table.loc[table["steps"] == asked, "measured.steps"]) == sorted(steps)
+    assert (table["measured.energy"] == 0.5).all()  # a setting of other runs is none of theirs
+    assert varying(table, runs.condition_names) == ["steps"]
+    mine = tmp_path / "claims.yaml"
+    mine.write_text(
+        yaml.safe_dump({"priority2": {"claims": {"late": {
+            "says": "Late.", "outcome": "steps", "test": "one_sample", "treatment": {"steps": 200}, "value": 100,
+        }}}})
+    )  # fmt: skip
+    report = tmp_path / "report"
+    folders = [str(tmp_path / name) for name in ("priority2", "other")]
+    assert main(["report", *folders, "--claims", str(mine), "--output", str(report)]) == 0
+    claims = json.loads((report / "priority2/placebo_summary.json").read_text())["claims"]
+    (claim,) = [claim for claim in claims if claim["claim"] == "late"]
+    assert (claim["verdict"], claim["outcome"], claim["estimate"]) == ("supported", "measured.steps", 186.0)
+
+
+def test_runs_that_differ_in_a_fact_that_a_setting_names_are_in_conflict(tmp_path: Path) -> None:
+    first = record(tmp_path / "a", summary={"steps": 37})
+    second = tmp_path / "b" / "priority2" / first.name
+    shutil.copytree(first, second)
+    (second / "summary.json").write_text((second / "summary.json").read_text().replace('"steps": 37', '"steps": 38'))
+    (defect,) = read_runs([tmp_path]).defects
+    assert (defect.kind, defect.detail) == ("conflicting", f"steps differ from {first}")
 
 
 def test_every_bad_record_is_named_and_counted(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from lit_degrade.errors import UserError
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, Tied
-from lit_degrade.perturbations.edits import Dose, Edit, EditRecord, perturbed, plan, totals
+from lit_degrade.perturbations.edits import Dose, Edit, EditRecord, achieved, perturbed, plan, totals
 from lit_degrade.perturbations.storage import FORMATS, Floats, Swap, Write
 from lit_degrade.perturbations.targets import is_tied, token_embedding
 from lit_degrade.subjects.adapters import add_lora
@@ -128,6 +128,24 @@ def applied(subject: Subject, method: str, level: float | None = None, seed: int
 
 
 # Zero dose, dose achieved, untouched weights
+
+
+def test_every_method_has_a_dose_of_its_own_and_no_other_name_has_one() -> None:
+    """A change of every kind, and the one dose that each method may read from it: none falls back on another's."""
+    before = torch.tensor([[1.0, -2.0, 4.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
+    after = torch.tensor([[1.5, 2.0, 0.0, 0.0], [1.0, 2.0, 3.0, 4.0]])
+    gap = math.sqrt((0.5**2 + 4**2 + 4**2) / 8)
+    doses = {
+        "mult_gauss": math.sqrt((0.5**2 + 2**2 + 1) / 7), "add_gauss": gap / float(before.std(correction=0)),
+        "add_gauss_absolute": gap, "ablation": 1 / 7, "zero": 1 / 7, "prune_magnitude": 1 / 7, "sign_flip": 1 / 7,
+        "uni_quant": 6.0, "uni_quant_channel": 4.0,
+    }  # fmt: skip
+    assert {*doses, "bit_flip"} == {*METHODS}  # what bits are flipped is counted where it is planned
+    for method, dose in doses.items():
+        assert achieved(method, before, after, 1) == pytest.approx(dose), method
+    for name in ("bit_flip", "none", "zeroed", "uni_quant_row"):
+        with pytest.raises(UserError, match=f"Unknown method that changes values '{name}'"):
+            achieved(name, before, after, 1)
 
 
 def test_zero_dose_changes_no_bit(subject: Subject) -> None:

@@ -214,6 +214,14 @@ def test_damage_that_is_the_same_everywhere_has_no_slope() -> None:
         assert (found.slope, found.interval.low, found.interval.high, found.p) == (0.0, 0.0, 0.0, 1.0)
 
 
+def test_an_exact_line_is_not_certain() -> None:
+    """Three points without residual, one run each: the slope is theirs, and nothing is known of its error."""
+    found = size_slope([1e6, 1e7, 1e8], [0.1, 0.4, 0.7])
+    assert (found.slope, found.interval.low, found.interval.high) == pytest.approx((0.3, 0.3, 0.3))
+    assert (found.error, found.p) == (0.0, 1.0)
+    assert size_slope([1e6, 1e7, 1e8], [0.1, 0.4, 0.7 + 1e-6]).p < 1e-4
+
+
 @pytest.mark.parametrize(
     ("n", "damage", "message"),
     [

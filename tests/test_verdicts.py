@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from lit_degrade.evidence.claims import TESTS, Claim
+from lit_degrade.evidence.claims import ORDERED, TESTS, Claim
+from lit_degrade.evidence.power import runs_for_power
 from lit_degrade.evidence.verdicts import Verdict, judge
 
 CONDITIONS = ["stimulus", "lr", "subject", "optimizer", "seed"]
@@ -187,6 +188,40 @@ def test_equivalence() -> None:
     assert apart.answer == "contradicted"
 
 
+@pytest.mark.parametrize(
+    ("changes", "effect", "words"),
+    [
+        ({"margin": 0.05}, 0.05, "a difference of 0.05 [nats/token] in log_perplexity_ratio, the margin"),
+        ({}, 0.01, "a difference of 0.01 [nats/token] in log_perplexity_ratio, that of these runs"),
+        (
+            {"test": "equivalence", "margin": 0.05},
+            0.05,
+            "that log_perplexity_ratio is within the margin of 0.05 [nats/token], if there is no difference at all",
+        ),
+    ],
+)
+def test_power_is_power_to_see_something(changes: dict[str, Any], effect: float, words: str) -> None:
+    frame = rows({"eigen_prion": [0.1, 0.3, 0.23], "random_tokens": [0.2, 0.1, 0.3]}).rename(
+        columns={"damage": "log_perplexity_ratio"}
+    )
+    asked = claim(**{"test": "welch", "outcome": "log_perplexity_ratio", "control": TOKENS} | changes)
+    found = only(judge([asked], frame, CONDITIONS))
+    assert found.effect == pytest.approx(effect)
+    power = f"{found.runs_needed} runs a group would have 80 % power to see {words}"
+    assert found.why() == [f"these runs are too few, or too scattered, to decide; {power}"]
+    sd = np.sqrt((np.var([0.1, 0.3, 0.23], ddof=1) + 0.01) / 2)
+    enough = {"power": 0.9, "two_sided": False} if asked.test == "equivalence" else {}
+    assert found.runs_needed == runs_for_power(effect, sd, **enough)  # type: ignore[arg-type]
+
+
+def test_the_power_of_shares_is_in_percent() -> None:
+    frame = rows({"eigen_prion": [0.1, 0.3, 0.23], "random_tokens": [0.2, 0.1, 0.3]}).rename(
+        columns={"damage": "rank_reduction"}
+    )
+    found = only(judge([claim(outcome="rank_reduction", margin=0.05)], frame, CONDITIONS))
+    assert found.power().endswith("to see a difference of 5 [%] in rank_reduction, the margin")
+
+
 def sized(slope: float, noise: float = 0.01) -> pd.DataFrame:
     rng = np.random.default_rng(0)
     frames = [
@@ -205,6 +240,41 @@ def test_slopes_and_orders_over_sizes(slope: float, answer: str) -> None:
     ordered = only(judge([claim("jonckheere", **over)], sized(slope), CONDITIONS))
     paged = only(judge([claim("page", **over)], sized(slope), CONDITIONS))
     assert {0.2: "supported", 0.0: "inconclusive", -0.2: "contradicted"}[slope] == ordered.answer == paged.answer
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5, -0.5])
+@pytest.mark.parametrize("direction", ["greater", "less"])
+def test_levels_without_residual_decide_no_slope(slope: float, direction: str) -> None:
+    """What lies on a line to the last digit, level or not, says nothing of the scatter that a slope is judged by."""
+    sizes = [10**decade for decade in (4, 5, 6, 7)]
+    frames = [rows({"eigen_prion": [3 + slope * i] * 2}, n_parameters=n) for i, n in enumerate(sizes)]
+    frame = pd.concat(frames, ignore_index=True).assign(run_id=range(8), subject=lambda f: f["n_parameters"].astype(str))
+    found = only(judge([claim("slope", control=None, over="n_parameters", direction=direction)], frame, CONDITIONS))
+    assert (found.answer, found.p, found.p_against) == ("inconclusive", 1.0, 1.0)
+    assert found.reasons == ["the levels of n_parameters lie on a line without residual: how much they scatter is unknown"]
+    assert found.estimate == pytest.approx(slope)
+
+
+FLAT = {"equal": (3.0, 3.0, 3.0), "apart": (2.0, 3.0, 4.0), "fractions": (0.1, 0.2, 0.3), "zeros": (0.0, 0.0, 0.0)}
+
+
+@pytest.mark.parametrize("name", FLAT)
+@pytest.mark.parametrize("test", TESTS)
+def test_lack_of_spread_is_no_certainty(test: str, name: str) -> None:
+    """No test calls runs without spread certain: p is at least what rearranging them can give, in either direction."""
+    frames = [
+        rows({s: [value] * 4}, size=10.0**i)
+        for i, (s, value) in enumerate(zip(("eigen_prion", "random_tokens", "z"), FLAT[name], strict=True))
+    ]
+    frame = pd.concat(frames, ignore_index=True).assign(run_id=range(12))
+    given: dict[str, Any] = {"control": None} if test in ("one_sample", "equivalence") else {}
+    given |= {"margin": 0.5} if test == "equivalence" else {}
+    given = {"treatment": {}, "control": None, "over": "size", "despite": ["stimulus"]} if test in ORDERED else given
+    found = [only(judge([claim(test, direction=way, **given)], frame, CONDITIONS)) for way in ("greater", "less")]
+    least = {"page": 6**-4, "jonckheere": 1 / 34650, "welch": 1 / 70, "permutation": 1 / 70}.get(test, 2**-4)
+    assert min(p for verdict in found for p in (verdict.p, verdict.p_against)) >= least
+    if len(set(FLAT[name])) == 1 and (test != "one_sample" or name == "zeros"):
+        assert {verdict.answer for verdict in found} == {"inconclusive"}
 
 
 def test_runs_that_never_started_leave_the_strata_alone() -> None:

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_degrade.adversarial.catalog import Norm
+from lit_degrade.adversarial.catalog import ATTACKS, Norm
+from lit_degrade.errors import unknown
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.subjects.loading import Subject
 
@@ -236,9 +237,13 @@ def attacked(
         radius: of the ball.
         steps: of pgd.
         draws: a generator for each sequence; fgsm draws nothing.
+
+    Raises: UserError for an attack that does not exist.
     """
+    if attack == "random":
+        return random_signs(zero.shape, norm, radius, draws).to(zero.device)
     if attack == "fgsm":
         return fgsm(loss, zero, norm, radius)
     if attack == "pgd":
         return pgd(loss, random_inside(zero.shape, norm, radius, draws).to(zero.device), norm, radius, steps)
-    return random_signs(zero.shape, norm, radius, draws).to(zero.device)
+    raise unknown("attack", attack, ATTACKS)

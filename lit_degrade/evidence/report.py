@@ -21,7 +21,7 @@ from lit_degrade.evidence.groups import FILTER_METRICS, FilterMethod, OutlierFil
 from lit_degrade.evidence.map_tables import write_map_tables
 from lit_degrade.evidence.markdown import markdown
 from lit_degrade.evidence.published import read_published
-from lit_degrade.evidence.runs import DEFECTS, REPORT, Runs, read_runs
+from lit_degrade.evidence.runs import DEFECTS, MEASURED, REPORT, Runs, read_runs
 from lit_degrade.evidence.sections import make_sections
 from lit_degrade.evidence.summaries import counted, write_summary
 from lit_degrade.evidence.variant_tables import write_variant_tables
@@ -77,12 +77,13 @@ def _check_claims(designs: Sequence[Design], runs: Runs) -> None:
             )
         rows = runs.table[runs.table["experiment"] == design.experiment]
         rows = rows.dropna(axis=1, how="all")
-        measured = [name for name in rows.select_dtypes("number") if name not in runs.condition_names]
+        numbers = [name for name in map(str, rows.select_dtypes("number")) if name not in runs.condition_names]
+        measured = [name.removeprefix(MEASURED) for name in numbers]
         for claim in design.claims:
             for name in claim.mentioned - {*rows, *claim.despite}:
                 raise unknown(f"condition of claim {claim.name}", name, runs.condition_names)
             if claim.outcome not in measured:
-                raise unknown(f"outcome of claim {claim.name}", claim.outcome, map(str, measured))
+                raise unknown(f"outcome of claim {claim.name}", claim.outcome, measured)
 
 
 def _rule(options: argparse.Namespace) -> OutlierFilter | None:

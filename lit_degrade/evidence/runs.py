@@ -29,6 +29,8 @@ DEFECTS = {
     "disagreement": "a published table that its own run folders contradict: the folders are counted",
     "foreign": "not a run record",
 }
+MEASURED = "measured."
+"""Before the name of a measured fact that a setting has, too: `steps` that were asked for, `measured.steps` that were taken."""
 _FILES = (paths.MANIFEST, paths.SUMMARY, paths.CONFIG)
 _NUMBERS = ("n_parameters", "rank_layer")
 
@@ -48,7 +50,7 @@ class Runs:
     """What was found below the folders of a report."""
 
     table: pd.DataFrame
-    """a row per run: its conditions and summary, `run_id`, `state` (an ExitState, `missing` or `corrupt`), `folder`"""
+    """a row per run: conditions, summary (see MEASURED), `run_id`, `state` (an ExitState, `missing` or `corrupt`), `folder`"""
     condition_names: list[str]
     """columns that are settings, not outcomes"""
     defects: list[Defect] = field(default_factory=list)
@@ -82,7 +84,13 @@ def read_runs(folders: Sequence[Path]) -> Runs:
     if not rows:
         raise UserError(_nothing(folders, defects))
     table = pd.DataFrame(list(rows.values())).sort_values(["experiment", "run_id"], ignore_index=True)
-    return Runs(table, list(names), defects)
+    return Runs(_named_apart(table), list(names), defects)
+
+
+def _named_apart(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with measured facts by their own names, unless a setting, or what this module adds, has the name."""
+    measured = {name: name.removeprefix(MEASURED) for name in map(str, table) if name.startswith(MEASURED)}
+    return table.rename(columns={name: own for name, own in measured.items() if own not in table})
 
 
 def _records(folders: Sequence[Path], defects: list[Defect]) -> Iterator[Path]:
@@ -119,7 +127,7 @@ def _records(folders: Sequence[Path], defects: list[Defect]) -> Iterator[Path]:
 
 
 def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Conditions of a record, and its row.
+    """Conditions of a record, and its row, in which what was measured has MEASURED before its name.
 
     Raises: ValueError saying which file is wrong, and how.
     """
@@ -136,15 +144,15 @@ def _read(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
             f"experiment {settings['experiment']!r} in {paths.CONFIG}, {summary.get('experiment')!r} in {paths.SUMMARY}"
         )
     hashes = manifest["sha256"] if isinstance(manifest.get("sha256"), Mapping) else {}
-    row = summary | settings
-    row["subject"] = str(summary.get("subject") or settings["subject"])
+    row = {MEASURED + key: value for key, value in summary.items()} | settings
+    row |= {"run_id": summary["run_id"], "subject": str(summary.get("subject") or settings["subject"])}
     row |= {"state": manifest["exit_state"], "detail": str(manifest.get("detail", "")), "folder": str(folder)}
     row |= {"probe_text": str(hashes.get("text")), "versions": json.dumps(manifest.get("versions"), sort_keys=True)}
     if isinstance(manifest.get("wandb"), Mapping) and manifest["wandb"].get("mode") == "online":
         row["wandb_run"] = manifest["wandb"].get("run")
-    if "rank_layer" in row:
+    if "rank_layer" in summary:
         for when in ("pre", "post"):
-            row[f"effective_rank_{when}"] = row.get(f"effective_rank_{when}_layer{row['rank_layer']}")
+            row[f"effective_rank_{when}"] = summary.get(f"effective_rank_{when}_layer{summary['rank_layer']}")
     return settings, row
 
 
@@ -157,7 +165,8 @@ def _twice(first: Mapping[str, Any], second: Mapping[str, Any]) -> Defect:
     differing = [
         key for key in a.index.union(b.index, sort=False) if not pd.Series([a.get(key)]).equals(pd.Series([b.get(key)]))
     ]
-    return Defect("conflicting", second["folder"], f"{', '.join(differing[:3])} differ from {first['folder']}")
+    named = dict.fromkeys(key.removeprefix(MEASURED) for key in differing)
+    return Defect("conflicting", second["folder"], f"{', '.join(list(named)[:3])} differ from {first['folder']}")
 
 
 def _asked(folders: Sequence[Path], defects: list[Defect]) -> list[Asked]:

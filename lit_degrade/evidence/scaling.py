@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import optimize, stats
 
-from lit_degrade.evidence.statistics import Interval, Values
+from lit_degrade.evidence.statistics import ROUNDING, Interval, Values
 
 STEEPEST, FURTHEST = 30.0, 600.0
 """A curve that changes by e^30 between two sizes next to each other is a spike without a rate; by e^600, beyond computing."""
@@ -125,7 +125,7 @@ class Slope:
     """unit of damage per decade; negative where larger subjects are hurt less"""
     interval: Interval
     error: float
-    """standard error of the slope"""
+    """standard error of the slope; 0 where the sizes lie on a line without residual, which says nothing of their scatter"""
     df: int
     p: float
     """two-sided, of no slope"""
@@ -149,13 +149,15 @@ def size_slope(n_parameters: ArrayLike, damage: ArrayLike, level: float = 0.95) 
 
 
 def _slope(n: Values, y: Values, level: float) -> Slope:
-    """Least squares of y on log10 N; points without spread have slope 0, an interval without width and p = 1."""
-    df, sizes = len(y) - 2, len(np.unique(n))
-    if np.ptp(y) <= 1e-12 * np.abs(y).max():
+    """Least squares of y on log10 N; points on a line, level or not, have an interval without width and p = 1."""
+    df, sizes, least = len(y) - 2, len(np.unique(n)), ROUNDING * np.abs(y).max()
+    if np.ptp(y) <= least:
         return Slope(0.0, Interval(0.0, 0.0), 0.0, df, 1.0, sizes)
     line = stats.linregress(np.log10(n), y)
-    half = float(stats.t.ppf((1 + level) / 2, df) * line.stderr)
     slope = float(line.slope)
+    if np.abs(y - line.intercept - slope * np.log10(n)).max() <= least:
+        return Slope(slope, Interval(slope, slope), 0.0, df, 1.0, sizes)
+    half = float(stats.t.ppf((1 + level) / 2, df) * line.stderr)
     return Slope(slope, Interval(slope - half, slope + half), float(line.stderr), df, float(line.pvalue), sizes)
 
 

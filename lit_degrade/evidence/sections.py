@@ -16,7 +16,7 @@ from lit_degrade.evidence.exchange_rates import read_rates
 from lit_degrade.evidence.findings import read_findings
 from lit_degrade.evidence.groups import Group, OutlierFilter, label, make_groups, mark_outliers, varying
 from lit_degrade.evidence.rankings import agreement_of_runs
-from lit_degrade.evidence.runs import Runs
+from lit_degrade.evidence.runs import MEASURED, Runs
 from lit_degrade.evidence.verdicts import Verdict, judge
 from lit_degrade.records.paths import RANKINGS
 
@@ -85,6 +85,7 @@ def make_sections(runs: Runs, designs: Sequence[Design], rule: OutlierFilter | N
         mine = [design for design in designs if design.experiment == experiment]
         design = _merged(mine) if mine else _without_claims(experiment)
         rows = runs.table[runs.table["experiment"] == experiment].dropna(axis=1, how="all").assign(filtered=False)
+        design = _about_measured(design, rows)
         names = varying(rows, runs.condition_names)
         if rule:
             outliers = mark_outliers(make_groups(rows, names, design.factor), rule)
@@ -129,6 +130,16 @@ def _merged(designs: Sequence[Design]) -> Design:
     """The first design of an experiment, with the claims of all."""
     outcomes = dict.fromkeys(name for design in designs for name in design.outcomes)
     return replace(designs[0], claims=[claim for design in designs for claim in design.claims], outcomes=list(outcomes))
+
+
+def _about_measured(design: Design, rows: pd.DataFrame) -> Design:
+    """The design with outcomes that are what was measured, wherever a setting has the name."""
+
+    def seen(outcome: str) -> str:
+        return MEASURED + outcome if MEASURED + outcome in rows else outcome
+
+    claims = [replace(claim, outcome=seen(claim.outcome)) for claim in design.claims]
+    return replace(design, claims=claims, outcomes=[seen(name) for name in design.outcomes])
 
 
 def _without_claims(experiment: str) -> Design:

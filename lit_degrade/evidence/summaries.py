@@ -137,6 +137,7 @@ def verdict_row(verdict: Verdict) -> Row:
         "p_exact": verdict.p_exact,
         "family": claim.family,
         "runs_needed_per_group": verdict.runs_needed,
+        "runs_needed_to_see": verdict.effect,
         "arms": [{"name": arm.name, "asked": len(arm.rows), "used": list(arm.used["run_id"])} for arm in verdict.arms],
     }
 

@@ -59,18 +59,33 @@ class Verdict:
     cautions: list[str] = field(default_factory=list)
     """what is known about the test and the interval at this number of runs"""
     runs_needed: int | None = None
-    """per group, for 80 % power to see the margin (the estimate where there is no margin); for an equivalence, to pass both
-    one-sided tests (90 % each) when there is no difference"""
+    """per group, for 80 % power to see `effect`; for an equivalence, to pass both one-sided tests (90 % each) when there is no
+    difference"""
+    effect: float = math.nan
+    """what `runs_needed` is about: the margin, or where there is none the difference of these runs. [unit of the outcome]"""
 
     def why(self) -> list[str]:
         """What a reader should know beside the answer."""
         notes = list(self.reasons)
         if self.answer == "inconclusive" and not self.reasons:
-            power = f"; {self.runs_needed} runs a group would have 80 % power" if self.runs_needed else ""
+            power = f"; {self.power()}" if self.runs_needed else ""
             notes.append(f"these runs are too few, or too scattered, to decide{power}")
         if self.answer == "contradicted" and self.p_holm <= ALPHA:
             notes.append("there is an effect in this direction, but it is smaller than the margin")
         return notes
+
+    def power(self) -> str:
+        """How many runs would have power, and to see what; nothing where none can be planned."""
+        from lit_degrade.evidence.figures.outcomes import outcome_of  # figures are made from verdicts
+
+        if self.runs_needed is None:
+            return ""
+        known, claim = outcome_of(self.claim.outcome), self.claim
+        size = f"{self.effect * known.scale:.3g} [{known.unit}]"
+        what = f"a difference of {size} in {claim.outcome}, " + ("the margin" if claim.margin else "that of these runs")
+        if claim.test == "equivalence":
+            what = f"that {claim.outcome} is within the margin of {size}, if there is no difference at all"
+        return f"{self.runs_needed} runs a group would have 80 % power to see {what}"
 
     @property
     def where(self) -> str:
@@ -177,6 +192,7 @@ def _difference(verdict: Verdict, rng: np.random.Generator) -> Verdict:
     else:
         estimate, interval, g = float(a.mean() - b.mean()), st.difference_interval(a, b), st.hedges_g(a, b)
         sd, exact = math.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2), st.permutation(a, b, claim.direction, rng).p
+    effect = claim.margin or abs(estimate - claim.value)
     return replace(
         verdict,
         estimate=estimate,
@@ -186,7 +202,8 @@ def _difference(verdict: Verdict, rng: np.random.Generator) -> Verdict:
         p=_doubled(p_of(claim.direction, 0.0)),
         p_against=_doubled(p_of(_OTHER[claim.direction], sign * claim.margin)),
         p_exact=_doubled(exact),
-        runs_needed=runs_for_power(claim.margin or abs(estimate - claim.value), sd, arms=len(values)),
+        runs_needed=runs_for_power(effect, sd, arms=len(values)),
+        effect=effect,
     )
 
 
@@ -209,6 +226,7 @@ def _equivalence(verdict: Verdict) -> Verdict:
         p=st.equivalence(a, claim.margin, b).p,
         p_against=_doubled(min(outside)),
         runs_needed=runs_for_power(claim.margin, sd, power=0.9, two_sided=False, arms=len(verdict.arms)),
+        effect=claim.margin,
     )
 
 
@@ -223,12 +241,15 @@ def _slope(verdict: Verdict) -> Verdict:
         verdict.reasons.append(f"{len(np.unique(sizes))} levels of {claim.over}: a slope with an interval needs three")
         return verdict
     slope = size_slope(sizes, verdict.arms[0].values)
+    if slope.error == 0:
+        verdict.reasons.append(f"the levels of {claim.over} lie on a line without residual: how much they scatter is unknown")
+        return replace(verdict, estimate=slope.slope, interval=slope.interval, p=1.0, p_against=1.0)
     sign = 1.0 if claim.direction == "greater" else -1.0
 
     def beyond(bound: float) -> float:
         """P(a slope at least this far above `bound`, if `bound` is the slope)."""
         distance = sign * slope.slope - bound
-        return float(stats.t.sf(distance / slope.error, slope.df)) if slope.error > 0 else float(distance <= 0)
+        return float(stats.t.sf(distance / slope.error, slope.df))
 
     return replace(
         verdict,
@@ -253,6 +274,8 @@ def _order(verdict: Verdict) -> Verdict:
         return verdict
     ranks = np.concatenate([np.full(len(group), i) for i, group in enumerate(groups)])
     values = np.concatenate([group[arm.outcome].to_numpy(dtype=float) for group in groups])
+    if len(set(values)) == 1:
+        verdict.reasons.append("all runs have the same outcome: there is no order in them")
     if claim.test == "page":
         seeds = set.intersection(*(set(group["seed"]) for group in groups))
         if len(seeds) < 2:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_degrade.errors import UserError
+from lit_degrade.errors import UserError, unknown
 from lit_degrade.perturbations.bits import WIDTHS, bit_numbers, flips
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, Tied
 from lit_degrade.perturbations.storage import Floats, Quantised, StoredChange, Write, stored
@@ -121,11 +121,13 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int, chosen: Te
     NaN where no weight can show a dose: all are zero, or (of `add_gauss`) all are equal.
 
     Args:
-        method: what was done.
+        method: what was done to values, one of CHANGES (`bit_flip` is measured on what is stored).
         before: float32 weights of a site.
         after: the same, changed.
         inputs: axis of the inputs.
         chosen: flat positions (k,) that it was done to; None for all.
+
+    Raises: UserError for any other method.
     """
     spread = float(before.std(correction=0)) if method == "add_gauss" else 1.0
     if method == "uni_quant_channel" and after.dim() > 1:
@@ -139,9 +141,11 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int, chosen: Te
         return _rms(after - before) / spread if spread else math.nan
     if method == "sign_flip":
         return float(((after.signbit() != before.signbit()) & nonzero).sum() / nonzero.sum())
-    if method.startswith("uni_quant"):
+    if method in ("uni_quant", "uni_quant_channel"):
         return float(after.unique().numel())
-    return float(((after == 0) & nonzero).sum() / nonzero.sum())
+    if method in ("ablation", "zero", "prune_magnitude"):
+        return float(((after == 0) & nonzero).sum() / nonzero.sum())
+    raise unknown("method that changes values", method, CHANGES)
 
 
 def _most_in_a_channel(weights: Tensor, inputs: int, chosen: Tensor | None) -> float:
