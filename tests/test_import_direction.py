@@ -6,7 +6,7 @@ from pathlib import Path
 import lit_degrade
 
 ORDER = [
-    "subjects", "text_files.py", "text.py", "tasks", "generation", "curvature", "perturbations", "measures", "criticality",
+    "checks.py", "subjects", "text_files.py", "text.py", "tasks", "generation", "curvature", "perturbations", "measures", "criticality",
     "pruning", "faults", "adversarial", "stimuli", "records", "evidence", "modules", "callbacks", "command_line.py", "run.py",
     "grids",
 ]  # fmt: skip
