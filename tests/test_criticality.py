@@ -240,7 +240,7 @@ BAD = {
         "need gradients, which weights at precision 'int8' do not have. Use --model.scores.metrics random,magnitude,act_mag",
     ),
     "act_mag of norms": (["--model.perturbation.target", "norm", *metrics("act_mag")], "act_mag is defined for matrices"),
-    "level": (["--model.level", "0"], "level 0 of zero changes nothing"),
+    "level": (["--model.level", "0"], "model.level: 0 of zero changes nothing"),
     "level outside": (["--model.level", "2"], "model.level: 2 of zero is outside its range"),
     "selection": (["--model.perturbation.selection", "x"], "weights are chosen by their scores"),
     "calibration": (["--model.scores.calibration_blocks", "40000"], "The text has"),

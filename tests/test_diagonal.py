@@ -232,7 +232,7 @@ def test_flat_and_broken_losses_give_zero_and_nan() -> None:
 
 def test_mistakes_are_said() -> None:
     parameters = _parameters()
-    with pytest.raises(UserError, match="probes: expected a whole number from 2, not 1"):
+    with pytest.raises(UserError, match="probes=1: expected 2 or more"):
         hessian_diagonal([_quadratic(parameters, torch.eye(15))], parameters, 1, generator(0, "probes"))
     with pytest.raises(UserError, match=r"Unknown estimator of the Hessian's diagonal 'whitend'\. Did you mean 'whitened'"):
         hessian_diagonal([], parameters, 2, generator(0, "probes"), "whitend")  # type: ignore[arg-type]

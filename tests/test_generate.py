@@ -247,10 +247,10 @@ def test_the_users_own_picture(tmp_path: Path) -> None:
 
 OWN = ["--variants", "", "--model.perturbation.method"]
 BAD = {
-    "negative sigma": (["--model.levels", "[-0.1]"], "model.levels: -0.1 of mult_gauss is outside its range: expected 0 or more"),
+    "negative sigma": (["--model.levels", "[-0.1]"], "levels: -0.1 of mult_gauss is outside its range: expected 0 or more"),
     "share above 1": (["--variants", "4", "--model.levels", "[1.1]"], "1.1 of ablation is outside its range: expected 0 to 1"),
     "one level": (["--variants", "5", "--model.levels", "[1]"], "uni_quant is outside its range: expected a whole number"),
-    "half a level": (["--variants", "5", "--model.levels", "[2.5]"], "Level 2.5 of uni_quant"),
+    "half a level": (["--variants", "5", "--model.levels", "[2.5]"], "model.levels: 2.5 of uni_quant"),
     "variant": (["--variants", "gauss_atn"], "Unknown variant 'gauss_atn'. Did you mean 'gauss_attn'?"),
     "index": (["--variants", "3-6"], "Variant 6 does not exist. Available: 1 gauss_attn, 2 gauss_mlp"),
     "index nought": (["--variants", "0"], "Variant 0 does not exist"),
