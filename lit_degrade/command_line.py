@@ -16,6 +16,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from lit_degrade import modules
+from lit_degrade.checks import at_least, finite
 from lit_degrade.curvature.null_space import NullSpaceSettings
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.modules.stimulus import StimulusSettings
@@ -150,6 +151,7 @@ def check_options(verb: str, options: Any) -> None:
         raise UserError(f"seed_everything: expected a whole number from 0 to {MAX_SEED}, not {str(seed).lower()}.")
     if not re.fullmatch(r"[\w-][\w.-]*", options.experiment):
         raise UserError(f"experiment '{options.experiment}' is not a folder name: expected letters, digits, '-', '_' and '.'.")
+    finite("cache_gb", options.cache_gb, 0)
     for key, instead in NOT_TAKEN.items():
         if options.get(key) is not None:
             raise UserError(f"{key}: not taken here; {instead}.")
@@ -166,6 +168,8 @@ def _check_trainer(verb: str, trainer: Mapping[str, Any]) -> None:
     clip, steps = trainer["gradient_clip_val"], trainer["max_steps"]
     if clip is not None and not 0 <= clip < math.inf:
         raise UserError(f"trainer.gradient_clip_val: expected 0 (no clipping) or more, not {clip}.")
+    if trainer["log_every_n_steps"] is not None:
+        at_least("trainer.log_every_n_steps", trainer["log_every_n_steps"], 1)
     if verb == "fit" and steps < 1:
         raise UserError(f"trainer.max_steps: expected 1 or more, not {steps}.")
     if verb != "fit" and (steps != -1 or clip):

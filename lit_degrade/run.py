@@ -124,6 +124,7 @@ class DegradeCLI(LightningCLI):
             raise Resolved(self.record)
         self._refuse_recorded(options.repeat)
         if attack:
+            self.parser.instantiate_classes(self.config)  # what is wrong with this run is said before another one begins
             options.model.init_args.subject["name"] = str(self._attack(attack).folder)
 
     def _plain(self) -> dict[str, Any]:

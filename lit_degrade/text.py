@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from lit_degrade.checks import at_least
 from lit_degrade.errors import UserError
 from lit_degrade.subjects.hub import go_offline_if_unreachable
 from lit_degrade.text_files import KINDS, file_paragraphs
@@ -183,7 +184,9 @@ class TextSource:
             probe_tokens: tokens of held-out text that every probe measures.
             max_documents: rows read from a hub data set.
         """
-        if block < 2 or probe_tokens < block:
+        at_least("text.block", block, 2)
+        at_least("text.max_documents", max_documents, 1)
+        if probe_tokens < block:
             raise UserError(f"text.block={block} and text.probe_tokens={probe_tokens}: expected 2 <= block <= probe_tokens.")
         self.source = source
         self.block = block

@@ -160,11 +160,11 @@ def test_every_format_is_attacked_and_left_alone(precision: str, tmp_path: Path)
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["--model.epsilons", "[0.1, -0.1]"], "epsilon -0.1: expected a finite number from 0"),
-        (["--model.epsilons", "[.nan]"], "epsilon nan"),
-        (["--model.epsilons", "[.inf]"], "epsilon inf"),
-        (["--model.epsilons", "[]"], "expected 1 or more of each"),
-        (["--model.answer_epsilon", "-1"], "epsilon -1"),
+        (["--model.epsilons", "[0.1, -0.1]"], "model.epsilons: expected a finite number from 0, not -0.1"),
+        (["--model.epsilons", "[.nan]"], "model.epsilons: expected a finite number from 0, not nan"),
+        (["--model.epsilons", "[.inf]"], "model.epsilons: expected a finite number from 0, not inf"),
+        (["--model.epsilons", "[]"], "model.epsilons: expected one or more, not []"),
+        (["--model.answer_epsilon", "-1"], "model.answer_epsilon: expected a finite number from 0, not -1"),
         (["--model.attacks", "[fgms]"], "Unknown attack 'fgms'. Did you mean 'fgsm'? Available: random, fgsm, pgd"),
         (["--model.attacks", "[]"], "Unknown attack ''"),
         (["--model.norms", "[l1]"], "Unknown norm 'l1'"),
@@ -176,7 +176,7 @@ def test_every_format_is_attacked_and_left_alone(precision: str, tmp_path: Path)
         (["--model.token_changes", "[-1, 2]"], "token_changes=[-1, 2]"),
         (["--model.token_changes", "[100]"], "too few to change as many"),
         (["--model.prompt", " "], "the prompt is empty"),
-        (["--model.decoding.max_new_tokens", "0"], "max_new_tokens must be at least 1"),
+        (["--model.decoding.max_new_tokens", "0"], "model.decoding.max_new_tokens: expected a whole number from 1"),
     ],
 )
 def test_bad_input(args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

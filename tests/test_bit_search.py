@@ -326,7 +326,7 @@ def test_what_a_run_found_can_be_flipped_again(record: Path) -> None:
     [
         (["--model.constraints", "[inrange]"], "Unknown constraint 'inrange'"),
         (["--model.controls", "[randon]"], "Unknown control 'randon'"),
-        (["--model.budget", "0"], "budget=0: expected 1 or more"),
+        (["--model.budget", "0"], "model.budget: expected a whole number from 1, not 0"),
         (["--model.control_budget", "0"], "control_budget=0"),
         (["--model.candidates", "0"], "candidates=0"),
         (["--model.search_blocks", "0"], "search_blocks=0"),

@@ -63,7 +63,7 @@ BAD = {
     "type": (["--model.lr", "fast"], "lr: Expected a <class 'float'>. Got value: fast"),
     "int8 with full": (["--precision", "int8"], "precision 'int8' with adapter 'full' cannot be trained"),
     "nf4 with full": (["--precision", "nf4"], "precision 'nf4' with adapter 'full' cannot be trained"),
-    "null space": (["--model.null_space.directions", "99999"], "null_space.directions=99999 exceeds the 13824 parameters"),
+    "null space": (["--model.null_space.directions", "99999"], "null_space.products=20: expected 199998 or more"),
     "empty text": (["--text.source", EMPTY], "is empty: expected at least one paragraph"),
     "corrupt file": (["--subject", CORRUPT], "cannot be loaded from"),
     "results": (["--results", FILE], "cannot be written: Not a directory"),

@@ -215,8 +215,8 @@ def test_other_architectures(family_name: str, tmp_path: Path) -> None:
 
 
 BAD = {
-    "k of 0": (["--model.k", "[0]"], "k=[0]: expected 1 or more draws, and numbers of weights from 1"),
-    "no k": (["--model.k", "[]"], "expected 1 or more draws, and numbers of weights from 1"),
+    "k of 0": (["--model.k", "[0]"], "model.k: expected a whole number from 1, not 0"),
+    "no k": (["--model.k", "[]"], "model.k: expected one or more, not []"),
     "k above the weights": (["--model.k", "[13825]"], "k=13825: expected 1 to 13824, the number of weights of the target"),
     "k above a matrix": (
         ["--model.k", "[577]", "--model.mode", "per_layer"],
@@ -227,15 +227,15 @@ BAD = {
     "target": (["--model.perturbation.target", "mlp_gate"], "Unknown target for gpt_neox 'mlp_gate'"),
     "metric": (["--model.scores.metrics", "grad_x_wait"], "Unknown metric 'grad_x_wait'. Did you mean 'grad_x_weight'?"),
     "mode": (["--model.mode", "layer"], "Unknown mode 'layer'. Did you mean 'per_layer'?"),
-    "batches": (["--model.scores.batches", "3"], "expected blocks that the batches, 1 or more, divide"),
-    "probes": (["--model.scores.probes", "1"], "scores.probes=1: expected 2 or more"),
+    "batches": (["--model.scores.batches", "3"], "expected blocks that the batches divide"),
+    "probes": (["--model.scores.probes", "1"], "model.scores.probes: expected a whole number from 2, not 1"),
     "int8": (
         ["--precision", "int8"],
         "need gradients, which weights at precision 'int8' do not have. Use --model.scores.metrics random,magnitude,act_mag",
     ),
     "act_mag of norms": (["--model.perturbation.target", "norm", *metrics("act_mag")], "act_mag is defined for matrices"),
-    "level": (["--model.level", "0"], "level 0 of zero changes nothing"),
-    "level outside": (["--model.level", "2"], "Level 2 of zero is outside its range"),
+    "level": (["--model.level", "0"], "model.level: 0 of zero changes nothing"),
+    "level outside": (["--model.level", "2"], "model.level: 2 of zero is outside its range"),
     "selection": (["--model.perturbation.selection", "<empty>"], "weights are chosen by their scores"),
     "calibration": (["--model.scores.calibration_blocks", "40000"], "The text has"),
     "beside": (
@@ -330,9 +330,9 @@ def test_ablation_by_noise_is_repeated(tmp_path: Path) -> None:
     ("args", "message"),
     [
         (["--model.units", "[matricies]"], "Unknown unit 'matricies'. Did you mean 'matrices'?"),
-        (["--model.units", "[]"], "units=[]: expected 1 or more draws, and layers, matrices or names"),
+        (["--model.units", "[]"], "model.units: expected one or more, not []"),
         (["--model.perturbation.method", "none"], "Unknown method 'none'"),
-        (["--model.level", "1.5"], "Level 1.5 of zero is outside its range"),
+        (["--model.level", "1.5"], "model.level: 1.5 of zero is outside its range"),
         (["--model.units", "[mlp_gate]"], "Unknown target for gpt_neox 'mlp_gate'"),
     ],
 )

@@ -147,7 +147,7 @@ def test_exchange_rates_are_reproducible(tmp_path: Path) -> None:
     [
         (["--model.methods", "gauss"], "Unknown method 'gauss'. Did you mean"),
         (["--model.targets", "mlp_gate"], "Unknown target for gpt_neox 'mlp_gate'"),
-        (["--model.cost", "0"], "expected a cost above 0"),
+        (["--model.cost", "0"], "model.cost: expected a finite number above 0"),
     ],
 )
 def test_bad_input_of_exchange_rates(args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

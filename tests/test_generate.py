@@ -202,10 +202,10 @@ def test_the_users_own_picture(tmp_path: Path) -> None:
 
 OWN = ["--variants", "", "--model.perturbation.method"]
 BAD = {
-    "negative sigma": (["--model.levels", "[-0.1]"], "Level -0.1 of mult_gauss is outside its range: expected 0 or more"),
+    "negative sigma": (["--model.levels", "[-0.1]"], "levels: -0.1 of mult_gauss is outside its range: expected 0 or more"),
     "share above 1": (["--variants", "4", "--model.levels", "[1.1]"], "1.1 of ablation is outside its range: expected 0 to 1"),
     "one level": (["--variants", "5", "--model.levels", "[1]"], "uni_quant is outside its range: expected a whole number"),
-    "half a level": (["--variants", "5", "--model.levels", "[2.5]"], "Level 2.5 of uni_quant"),
+    "half a level": (["--variants", "5", "--model.levels", "[2.5]"], "model.levels: 2.5 of uni_quant"),
     "variant": (["--variants", "gauss_atn"], "Unknown variant 'gauss_atn'. Did you mean 'gauss_attn'?"),
     "index": (["--variants", "3-6"], "Variant 6 does not exist. Available: 1 gauss_attn, 2 gauss_mlp"),
     "index nought": (["--variants", "0"], "Variant 0 does not exist"),
@@ -215,8 +215,8 @@ BAD = {
     "missing picture": (["--tasks", "cookie_theft_it", "--model.image", "no.png"], "Picture 'no.png' cannot be read: No such"),
     "broken picture": (["--tasks", "cookie_theft_it", "--model.image", __file__], "cannot be read: cannot identify image file"),
     "no dose": (["--variants", ""], "nothing to generate under"),
-    "no repetition": (["--model.repetitions", "0"], "repetitions=0: expected 1 or more"),
-    "tokens": (["--model.decoding.max_new_tokens", "0"], "max_new_tokens must be at least 1"),
+    "no repetition": (["--model.repetitions", "0"], "model.repetitions: expected a whole number from 1, not 0"),
+    "tokens": (["--model.decoding.max_new_tokens", "0"], "model.decoding.max_new_tokens: expected a whole number from 1"),
     "target": ([*OWN, "zero", "--model.perturbation.target", "mlp_gate"], "Unknown target for gpt_neox 'mlp_gate'"),
     "layer": (["--model.perturbation.layers", "7"], "Layer 7 does not exist: gpt_neox subject with layers 0 to 1"),
     "bits": ([*OWN, "bit_flip", "--model.perturbation.bits", "32"], "Available: all, sign, exponent, mantissa, 0 to 31"),

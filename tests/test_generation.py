@@ -429,21 +429,6 @@ def refused(subject: Subject, query: Query, decoding: Decoding = GREEDY) -> str:
     return str(raised.value)
 
 
-@pytest.mark.parametrize(
-    ("decoding", "message"),
-    [
-        (Decoding(max_new_tokens=0), "max_new_tokens must be at least 1, not 0"),
-        (Decoding(batch=0), "batch must be at least 1, not 0"),
-        (Decoding(do_sample=True, temperature=0.0), "temperature must be above 0 to sample, not 0.0"),
-        (Decoding(do_sample=True, temperature=math.nan), "not nan"),
-    ],
-)
-def test_settings_that_cannot_work(tiny: Subject, decoding: Decoding, message: str) -> None:
-    with pytest.raises(UserError, match=message):
-        TextGenerator(tiny, decoding)
-    TextGenerator(tiny, Decoding(temperature=0.0))  # unused when greedy
-
-
 def test_too_long_and_empty_prompts(tiny: Subject, gemma: Subject, capfd: pytest.CaptureFixture[str]) -> None:
     n = len(tiny.tokenizer("index " * 100)["input_ids"])
     assert n > 256 - 24

@@ -96,9 +96,9 @@ def test_fine_tuning_an_intact_subject(tmp_path: Path) -> None:
 
 BAD = {
     "sgd_matched": (["--model.optimizer", "sgd_matched"], "'sgd_matched' rehearses on one stimulus"),
-    "batch": (["--model.batch", "0"], "model.batch must be at least 1"),
+    "batch": (["--model.batch", "0"], "model.batch: expected a whole number from 1, not 0"),
     "record without a subject": (["--subject", "RECORD"], "kept no subject: its run had no RegisterArtifacts callback"),
-    "learning rate": (["--model.lr", "0"], "model.lr must be above 0"),
+    "learning rate": (["--model.lr", "0"], "model.lr: expected a finite number above 0"),
     "attack": (["--attacked_by", "none.yaml"], "File does not exist"),
     "attack key": (["--attacked_by", f"{ROOT}/configs/priority2.yaml --model.stimulus=x"], "Unknown stimulus 'x'"),
     "artifact": (["--subject", "wandb-artifact:nobody/nowhere/x:v0"], "W&B artifact 'nobody/nowhere/x:v0' cannot be had"),

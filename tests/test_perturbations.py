@@ -714,7 +714,7 @@ def test_a_selection_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
 )  # fmt: skip
 def test_levels_outside_the_range_are_refused(method: str, level: float) -> None:
     subject = wrap(random_model("gpt_neox"))
-    with undone(subject), pytest.raises(UserError, match=rf"Level .* of {method} is outside its range: expected") as caught:
+    with undone(subject), pytest.raises(UserError, match=rf"level: .* of {method} is outside its range: expected") as caught:
         applied(subject, method, level)
     assert "\n" not in str(caught.value)
 

@@ -126,7 +126,7 @@ def test_the_seed_chooses_the_calibration_text(half: Path, tmp_path: Path) -> No
 
 P = "--model.prune"
 BAD = {
-    "sparsity": ([f"{P}.sparsity", "1"], "prune.sparsity=1.0: expected a share from 0 to below 1"),
+    "sparsity": ([f"{P}.sparsity", "1"], "model.prune.sparsity: expected a share from 0 to below 1, not 1.0"),
     "method": ([f"{P}.method", "sparsgpt"], "Unknown pruning method 'sparsgpt'. Did you mean 'sparsegpt'?"),
     "key": ([f"{P}.sparsit", "0.5"], "sparsit"),
     "pattern": ([f"{P}.pattern", "2:5"], "has 24 inputs, no multiple of its second number"),

@@ -1,6 +1,5 @@
 """Names of attacks on inputs, norms and units; imports nothing heavy."""
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,8 +36,3 @@ TOKEN_ATTACKS: dict[str, Attack] = {
     "characters": Attack("two neighbouring letters of a random word swapped, where that leaves the number of tokens", False),
 }
 """On tokens."""
-
-
-def radius_fault(epsilon: float) -> str | None:
-    """What is wrong with the size of a change, if anything."""
-    return None if math.isfinite(epsilon) and epsilon >= 0 else f"epsilon {epsilon:g}: expected a finite number from 0."

@@ -5,6 +5,7 @@ import math
 import lightning.pytorch as pl
 from torch import Tensor
 
+from lit_degrade.checks import at_least
 from lit_degrade.measures.divergence import kl_divergence, log_probabilities
 from lit_degrade.measures.drift import drift, weights_now
 from lit_degrade.measures.perplexity import Likelihood, likelihood, perplexity_of
@@ -21,6 +22,7 @@ class LogDamage(pl.Callback):
 
     def __init__(self, every: int = 25) -> None:
         """Measure before, after, and, over fewer tokens, every `every` steps between."""
+        at_least("trainer.callbacks.every (LogDamage)", every, 1)
         self.every = every
         self.start: Tensor | None = None
         self.weights: dict[str, Tensor] = {}

@@ -3,6 +3,7 @@
 import lightning.pytorch as pl
 from torch import Tensor
 
+from lit_degrade.checks import at_least
 from lit_degrade.measures.effective_rank import LayerSpectrum, effective_rank, rank_reduction
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import paths
@@ -18,6 +19,7 @@ class LogSpectrum(pl.Callback):
 
     def __init__(self, every: int = 25) -> None:
         """Measure before, after, and every `every` steps between."""
+        at_least("trainer.callbacks.every (LogSpectrum)", every, 1)
         self.every = every
         self.kept: dict[str, Tensor] = {}
         self.before: list[LayerSpectrum] = []

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from lit_degrade.checks import at_least
 from lit_degrade.errors import UserError, unknown
 
 Mode = Literal["global", "per_layer"]
@@ -88,10 +89,11 @@ class ScoreSettings:
     def __post_init__(self) -> None:
         """Raise: UserError for settings that cannot work."""
         choose_metrics(self.metrics)
-        if self.batches < 1 or self.calibration_blocks < 1 or self.calibration_blocks % self.batches:
+        at_least("model.scores.calibration_blocks", self.calibration_blocks, 1)
+        at_least("model.scores.batches", self.batches, 1)
+        at_least("model.scores.probes", self.probes, 2)  # without which there is no standard error
+        if self.calibration_blocks % self.batches:
             raise UserError(
-                f"scores.calibration_blocks={self.calibration_blocks} and scores.batches={self.batches}: expected blocks "
-                "that the batches, 1 or more, divide."
+                f"model.scores.calibration_blocks={self.calibration_blocks} and batches={self.batches}: expected blocks that "
+                "the batches divide."
             )
-        if self.probes < 2:
-            raise UserError(f"scores.probes={self.probes}: expected 2 or more, without which there is no standard error.")

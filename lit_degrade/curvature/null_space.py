@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lit_degrade.checks import at_least
 from lit_degrade.curvature.kronecker import KroneckerFactors, flat_random
 from lit_degrade.curvature.krylov import krylov, orthonormal
 from lit_degrade.curvature.products import HessianProducts, HvpMethod
@@ -41,19 +42,23 @@ class NullSpaceSettings:
     offload: bool = False
     """keep directions and Krylov spaces in the host's memory rather than on the accelerator"""
 
+    def __post_init__(self) -> None:
+        """Raise: UserError for sizes that cannot work."""
+        for name in ("directions", "products", "signal", "random_directions", "calibration_blocks"):
+            at_least(f"model.null_space.{name}", getattr(self, name), 1)
+        at_least("model.null_space.microbatch", self.microbatch, 0)
+        least = 2 * max(self.directions, self.signal)
+        if self.products < least:
+            raise UserError(
+                f"model.null_space.products={self.products}: expected {least} or more (twice directions, twice signal)."
+            )
+
     def check(self, n_parameters: int) -> None:
         """Raise: UserError when the space asked for does not fit the parameters."""
-        if self.microbatch < 0:
-            raise UserError(f"null_space.microbatch must be at least 0, not {self.microbatch}.")
-        if min(self.directions, self.signal, self.random_directions, self.calibration_blocks) < 1:
-            raise UserError(f"null_space directions, signal, random_directions, calibration_blocks: at least 1, not {self}.")
-        if self.directions > n_parameters:
-            raise UserError(f"null_space.directions={self.directions} exceeds the {n_parameters} parameters it is taken over.")
-        least, most = 2 * max(self.directions, self.signal), n_parameters - self.directions
-        if not least <= self.products <= most:
+        if self.products + self.directions > n_parameters:
             raise UserError(
-                f"null_space.products={self.products}: expected {least} (twice the larger of directions and signal) to {most} "
-                "(parameters less directions)."
+                f"model.null_space.products={self.products} and directions={self.directions}: expected no more together than "
+                f"the {n_parameters} parameters that the space is taken over."
             )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_degrade.errors import UserError
+from lit_degrade.checks import above, at_least
 from lit_degrade.generation.queries import Prompt, Query, left_padded, prepare
 from lit_degrade.subjects.loading import Subject
 from lit_degrade.subjects.quiet import quiet_libraries
@@ -27,6 +27,13 @@ class Decoding:
     """divides the logits before sampling; unused when greedy"""
     batch: int = 64
     """most prompts in one forward pass; halved whenever memory runs out"""
+
+    def __post_init__(self) -> None:
+        """Raise: UserError for settings that cannot work."""
+        at_least("model.decoding.max_new_tokens", self.max_new_tokens, 1)
+        at_least("model.decoding.batch", self.batch, 1)
+        if self.do_sample:
+            above("model.decoding.temperature", self.temperature, 0)
 
 
 @dataclass(frozen=True)
@@ -93,18 +100,7 @@ class TextGenerator:
     """
 
     def __init__(self, subject: Subject, decoding: Decoding) -> None:
-        """Set up for one subject; `self.batch` is the batch size in use, smaller than asked for once memory has run out.
-
-        Raises: UserError for settings that cannot work.
-        """
-        if decoding.max_new_tokens < 1:
-            raise UserError(f"max_new_tokens must be at least 1, not {decoding.max_new_tokens}.")
-        if decoding.batch < 1:
-            raise UserError(f"batch must be at least 1, not {decoding.batch}.")
-        if decoding.do_sample and not decoding.temperature > 0:
-            raise UserError(
-                f"temperature must be above 0 to sample, not {decoding.temperature}. Leave do_sample off for greedy text."
-            )
+        """Set up for one subject; `self.batch` is the batch size in use, smaller than asked for once memory has run out."""
         self.subject = subject
         self.decoding = decoding
         self.batch = decoding.batch

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lit_degrade.adversarial.catalog import ATTACKS, NORMS, TOKEN_ATTACKS, UNITS, Norm, radius_fault
+from lit_degrade.adversarial.catalog import ATTACKS, NORMS, TOKEN_ATTACKS, UNITS, Norm
 from lit_degrade.adversarial.embeddings import embedded, embedding_changed, gradient_of, largest, replaced, shifted, units
 from lit_degrade.adversarial.reading import attack_prompt, attack_text, continued
 from lit_degrade.adversarial.tokens import at_random, by_characters, by_gradient, replacements
+from lit_degrade.checks import at_least, finite, some
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.generation.generator import Continuation, Decoding, TextGenerator, out_of_memory
 from lit_degrade.generation.queries import Query
@@ -80,16 +81,18 @@ class AdversarialModule(SubjectModule):
         self.attacks, self.norms = _known("attack", attacks, ATTACKS), _known("norm", norms, NORMS)
         self.epsilons, self.counts = sorted(set(epsilons)), sorted(set(token_changes) - {0})
         self.steps, self.draws, self.windows, self.answer_epsilon = steps, draws, windows, answer_epsilon
-        for fault in map(radius_fault, [*epsilons, answer_epsilon]):
-            if fault:
-                raise UserError(fault)
-        if min(steps, draws, windows, len(self.epsilons)) < 1:
+        some("model.epsilons", epsilons)
+        for epsilon in epsilons:
+            finite("model.epsilons", epsilon, 0)
+        finite("model.answer_epsilon", answer_epsilon, 0)
+        at_least("model.steps", steps, 1)
+        at_least("model.draws", draws, 1)
+        at_least("model.windows", windows, 1)
+        for count in token_changes:
+            at_least("model.token_changes", count, 0)
+        if self.counts and self.counts[-1] >= text.block:
             raise UserError(
-                f"steps={steps}, draws={draws}, windows={windows}, epsilons={list(epsilons)}: expected 1 or more of each."
-            )
-        if self.counts and not 0 < self.counts[0] <= self.counts[-1] < text.block:
-            raise UserError(
-                f"token_changes={self.counts}: expected numbers below the {text.block} tokens of a window (text.block)."
+                f"model.token_changes={self.counts}: expected numbers below the {text.block} tokens of a window (text.block)."
             )
         if not prompt.strip():
             raise UserError('the prompt is empty: --model.prompt "TEXT".')

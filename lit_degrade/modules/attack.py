@@ -7,8 +7,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lit_degrade.checks import above, at_least
 from lit_degrade.curvature.null_space import NullSpaceSettings
-from lit_degrade.errors import UserError
 from lit_degrade.measures.drift import weights_now
 from lit_degrade.measures.updates import StepLength
 from lit_degrade.modules.optimizers import MatchedSGD, build_optimizer
@@ -76,12 +76,12 @@ class AttackModule(TrainingModule, StimulusModule):
         self.lr = lr
         self.protocol_name = protocol
         self.protocol = PROTOCOLS[protocol]
+        above("model.lr", lr, 0)
+        if self.protocol.labels_shifted_twice:  # token t + 2 is scored
+            at_least(f"model.stimuli.tokens (protocol '{protocol}')", stimuli.tokens, 3)
 
     def prepare(self, device: torch.device) -> None:
         """Load the subject and its texts; check sizes."""
-        self.check_lr()
-        if self.protocol.labels_shifted_twice and self.stimuli.tokens < 3:
-            raise UserError(f"protocol '{self.protocol_name}' scores token t + 2: stimuli.tokens must be at least 3.")
         super().prepare(device)
         self.record.add(stimulus=self.stimulus, optimizer=self.optimizer, lr=self.lr, protocol=self.protocol_name)
         self.optimizer = self.protocol.optimizer(self.stimulus, self.optimizer)

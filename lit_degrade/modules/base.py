@@ -73,7 +73,11 @@ class SubjectModule(pl.LightningModule):
 
     def hidden_spectra(self) -> list[LayerSpectrum]:
         """Spectra of the hidden states behind every block, over the first RANK_TOKENS probe tokens."""
-        return hidden_spectra(self.logits, self.subject.anatomy.blocks, self.probe.ids[: RANK_TOKENS // self.text.block])
+        return hidden_spectra(self.logits, self.subject.anatomy.blocks, self.rank_ids())
+
+    def rank_ids(self) -> Tensor:
+        """The first RANK_TOKENS probe tokens (windows, length), of whole windows unless one holds more."""
+        return self.probe.ids[: max(1, RANK_TOKENS // self.text.block), :RANK_TOKENS]
 
     def keep_hash(self) -> None:
         """Remember the weights as they are."""

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from lit_degrade.errors import UserError
+from lit_degrade.checks import at_least, some
 from lit_degrade.measures.benchmarks import Metric, Requests, positions, requests, run_benchmark
 from lit_degrade.measures.harness import HarnessTask, load_task, run_task
 from lit_degrade.modules.doses import DoseModule
@@ -57,8 +57,8 @@ class BenchmarkModule(DoseModule):
             repetitions: of every level, with other draws.
         """
         super().__init__(subject, text, seed, variants, perturbation, levels, repetitions)
-        if limit < 0 or not benchmarks:
-            raise UserError(f"limit={limit} and benchmarks={list(benchmarks)}: expected 0 or more, and one name or more.")
+        at_least("model.limit", limit, 0)
+        some("model.benchmarks", benchmarks)
         self.named = choose_benchmarks(benchmarks)
         self.limit, self.include_path = limit, include_path
         self.asked: list[Requests] = []

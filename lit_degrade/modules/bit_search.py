@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lit_degrade.checks import at_least, some
 from lit_degrade.criticality.ranking import Weights
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.faults.arms import CONTROLS, collapse_of, control_flips, first_collapse
@@ -87,13 +88,12 @@ class BitSearchModule(SubjectModule):
             for name in names:
                 if name not in known:
                     raise unknown(kind, name, known)
-        counts = {
-            "candidates": candidates, "search_blocks": search_blocks, "budget": budget, "control_budget": control_budget,
-            "draws": draws, "constraints": len(constraints),
-        }  # fmt: skip
-        for name, count in counts.items():
-            if count < 1:
-                raise UserError(f"{name}={count}: expected 1 or more.")
+        some("model.constraints", constraints)
+        at_least("model.candidates", candidates, 1)
+        at_least("model.search_blocks", search_blocks, 1)
+        at_least("model.budget", budget, 1)
+        at_least("model.control_budget", control_budget, 1)
+        at_least("model.draws", draws, 1)
         self.constraints, self.controls, self.draws = list(dict.fromkeys(constraints)), list(dict.fromkeys(controls)), draws
         self.candidates, self.search_blocks = candidates, search_blocks
         self.budget, self.control_budget = budget, control_budget

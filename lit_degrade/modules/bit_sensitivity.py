@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lit_degrade.checks import at_least
 from lit_degrade.criticality.catalog import METRICS, ScoreSettings, refuse_gradients
 from lit_degrade.criticality.measuring import measure, passes
 from lit_degrade.criticality.ranking import Weights, highest
@@ -81,12 +82,12 @@ class BitSensitivityModule(SubjectModule):
             raise UserError("bits 'scales' are not bits of a weight: expected all, sign, exponent, mantissa or a number.")
         if selection and choose != "random":
             raise UserError(f"choose={choose} and selection='{selection}': expected one of them.")
+        at_least("model.k", k, 1)
+        at_least("model.blocks", blocks, 1)
+        at_least("model.calibration_blocks", calibration_blocks, 1)
         windows = text.probe_tokens // text.block
-        if k < 1 or calibration_blocks < 1 or not 1 <= blocks <= windows:
-            raise UserError(
-                f"k={k}, blocks={blocks}, calibration_blocks={calibration_blocks}: expected 1 or more of each, and no more "
-                f"blocks than the {windows} of the probe (--text.probe_tokens)."
-            )
+        if blocks > windows:
+            raise UserError(f"model.blocks={blocks}: expected no more than the {windows} of the probe (--text.probe_tokens).")
         refuse_gradients([choose], subject.precision)
         self.where = PerturbationSettings("bit_flip", target, layers, bits, selection=selection)
         self.choose, self.k, self.blocks, self.calibration_blocks = choose, k, blocks, calibration_blocks

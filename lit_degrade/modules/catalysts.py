@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lit_degrade.checks import at_least
 from lit_degrade.curvature.null_space import NullSpaceSettings
 from lit_degrade.modules.stimulus import StimulusModule, StimulusSettings
 from lit_degrade.records import paths
@@ -50,6 +51,7 @@ class CatalystModule(StimulusModule):
             null_space: sizes and budgets of the null space.
         """
         super().__init__(subject, text, seed, stimuli, null_space)
+        at_least("model.n_seeds", n_seeds, 1)
         self.n_seeds = n_seeds
         self.rows: list[dict[str, Any]] = []
 

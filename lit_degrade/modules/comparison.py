@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lit_degrade.adversarial.catalog import ATTACKS, Norm, radius_fault
+from lit_degrade.adversarial.catalog import ATTACKS, Norm
 from lit_degrade.adversarial.embeddings import embedded, logits, shifted, units
 from lit_degrade.adversarial.reading import attack_prompt, attack_text, changed_logits, continued
+from lit_degrade.checks import at_least, finite
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.generation.generator import Continuation, Decoding, TextGenerator
 from lit_degrade.generation.queries import Query
@@ -45,7 +46,7 @@ class DoseSettings(PerturbationSettings):
     def __post_init__(self) -> None:
         """Raise: UserError for settings that cannot mean anything."""
         super().__post_init__()
-        check_dose(self.method, self.level)
+        check_dose(self.method, self.level, "model.perturb.level")
 
 
 @dataclass(frozen=True)
@@ -100,10 +101,8 @@ class ComparisonModule(SubjectModule):
         super().__init__(subject, text, seed)
         if not prompt.strip():
             raise UserError('the prompt is empty: --prompt "TEXT".')
-        if fault := radius_fault(epsilon):
-            raise UserError(fault)
-        if steps < 1:
-            raise UserError(f"steps={steps}: expected 1 or more.")
+        finite("model.epsilon", epsilon, 0)
+        at_least("model.steps", steps, 1)
         for attack in attacks:
             if attack not in ATTACKS:
                 raise unknown("attack", attack, ATTACKS)

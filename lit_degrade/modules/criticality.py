@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lit_degrade.checks import at_least, some
 from lit_degrade.criticality.arms import Arm, arms_of
 from lit_degrade.criticality.catalog import TREATED, Mode, ScoreSettings, choose_metrics, refuse_gradients
 from lit_degrade.criticality.controls import among
@@ -235,10 +236,12 @@ class CriticalityModule(SubjectModule):
 
 def _check(how: PerturbationSettings, level: float, draws: int, ks: Sequence[int]) -> None:
     """Raise: UserError for a perturbation that cannot be meant."""
-    check_dose(how.method, level)
+    check_dose(how.method, level, "model.level")
     if level == METHODS[how.method].none:
-        raise UserError(f"level {level:g} of {how.method} changes nothing.")
+        raise UserError(f"model.level: {level:g} of {how.method} changes nothing.")
     if how.selection:
         raise UserError("perturbation.selection is of no use here: weights are chosen by their scores.")
-    if draws < 1 or not ks or ks[0] < 1:
-        raise UserError(f"draws={draws} and k={list(ks)}: expected 1 or more draws, and numbers of weights from 1.")
+    at_least("model.draws", draws, 1)
+    some("model.k", ks)
+    for k in ks:
+        at_least("model.k", k, 1)

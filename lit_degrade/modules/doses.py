@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from lit_degrade.measures.divergence import kl_divergence, log_probabilities
 from lit_degrade.measures.effective_rank import LayerSpectrum, hidden_spectra, rank_reduction
 from lit_degrade.measures.perplexity import Likelihood, likelihood
-from lit_degrade.modules.base import RANK_TOKENS, SubjectModule
+from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.edits import EditRecord, edits, rows, totals
 from lit_degrade.perturbations.targets import is_tied
@@ -108,5 +108,4 @@ class DoseModule(SubjectModule):
 
     def _last_spectrum(self) -> LayerSpectrum:
         """Spectrum of the hidden states behind the last block."""
-        tokens = self.probe.ids[: RANK_TOKENS // self.text.block]
-        return hidden_spectra(self.logits, self.subject.anatomy.blocks[-1:], tokens)[0]
+        return hidden_spectra(self.logits, self.subject.anatomy.blocks[-1:], self.rank_ids())[0]

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lit_degrade.errors import UserError, unknown
+from lit_degrade.checks import above, at_least
+from lit_degrade.errors import unknown
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.catalog import METHODS, MethodName, PerturbationSettings
@@ -55,8 +56,8 @@ class ExchangeRateModule(SubjectModule):
         for name in self.methods:
             if name not in METHODS:
                 raise unknown("method", name, METHODS)
-        if cost <= 0 or repetitions < 1:
-            raise UserError(f"cost={cost:g} and repetitions={repetitions}: expected a cost above 0 and 1 repetition or more.")
+        above("model.cost", cost, 0)
+        at_least("model.repetitions", repetitions, 1)
         self.asked, self.cost, self.repetitions, self.how = targets, cost, repetitions, perturbation
         self.rows: list[dict[str, Any]] = []
         self.searches: list[tuple[PerturbationSettings, int]] = []

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lit_degrade.checks import above, at_least
 from lit_degrade.errors import UserError
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.modules.training import TrainingModule
@@ -50,6 +51,9 @@ class FinetuneModule(TrainingModule):
             keep_zeros: weights of block matrices that are zero at the start, as a pruned subject's are, stay zero.
         """
         super().__init__(subject, text, seed)
+        above("model.lr", lr, 0)
+        at_least("model.batch", batch, 1)
+        at_least("model.block", block, 2)
         self.optimizer = optimizer
         self.lr = lr
         self.batch = batch
@@ -59,11 +63,8 @@ class FinetuneModule(TrainingModule):
 
     def prepare(self, device: torch.device) -> None:
         """Load the subject and its texts; check sizes."""
-        self.check_lr()
         if self.optimizer == "sgd_matched":
             raise UserError("optimizer 'sgd_matched' rehearses on one stimulus; fine-tuning has none. Use another optimizer.")
-        if self.batch < 1 or self.block < 2:
-            raise UserError(f"model.batch must be at least 1 and model.block at least 2, not {self.batch} and {self.block}.")
         self.spec.refuse_untrainable()
         self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
         self.adopt(load_subject(self.spec, self.seed, device, train=True))

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from lit_degrade.errors import UserError, unknown
+from lit_degrade.checks import at_least, some
+from lit_degrade.errors import unknown
 from lit_degrade.measures.perplexity import Likelihood, likelihood
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.catalog import METHODS, TARGETS, PerturbationSettings, check_dose
@@ -66,9 +67,9 @@ class LayerAblationModule(SubjectModule):
             draws: repetitions of a perturbation that is random.
         """
         super().__init__(subject, text, seed)
-        check_dose(perturbation.method, level)
-        if draws < 1 or not units:
-            raise UserError(f"draws={draws} and units={list(units)}: expected 1 or more draws, and layers, matrices or names.")
+        check_dose(perturbation.method, level, "model.level")
+        at_least("model.draws", draws, 1)
+        some("model.units", units)
         self.asked, self.how, self.level = list(units), perturbation, level
         self.draws = 1 if METHODS[perturbation.method].certain(level) else draws
         self.cells: list[tuple[Unit, int]] = []

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lit_degrade.checks import above, at_least, finite, share
 from lit_degrade.errors import Diverged, UserError, unknown
 from lit_degrade.measures.perplexity import likelihood, token_nll
 from lit_degrade.modules.base import SubjectModule
@@ -19,6 +20,8 @@ from lit_degrade.subjects.loading import Subject, weights_sha256
 from lit_degrade.text import RandomWindows, TextSource
 
 END_OF_TEXT = "<|endoftext|>"
+LEAST_VOCABULARY = 257
+"""Every byte, and the end of a text."""
 
 
 def train_tokenizer(documents: list[str], vocabulary: int, context: int) -> Any:
@@ -97,6 +100,14 @@ class PretrainModule(SubjectModule):
             warmup_steps: steps of linear warm-up.
         """
         super().__init__(subject, text, seed)
+        at_least("model.vocabulary", vocabulary, LEAST_VOCABULARY)
+        at_least("model.context", context, 2)
+        at_least("model.batch", batch, 1)
+        if lr is not None:
+            above("model.lr", lr, 0)
+        finite("model.weight_decay", weight_decay, 0)
+        share("model.dropout", dropout)
+        at_least("model.warmup_steps", warmup_steps, 0)
         self.vocabulary = vocabulary
         self.context = context
         self.batch = batch

@@ -7,10 +7,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from lit_degrade.checks import at_least
 from lit_degrade.curvature.kronecker import kronecker_factors
 from lit_degrade.curvature.null_space import NullSpace, NullSpaceSettings, exact_nulls, find_null_space
 from lit_degrade.curvature.products import HessianProducts, HvpMethod, Losses, flatten
-from lit_degrade.errors import UserError
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import paths
@@ -42,10 +42,11 @@ class StimulusSettings:
     evaluations: int = 600
     """budget of each search, in evaluations of its objective per sequence"""
 
-    def check(self) -> None:
+    def __post_init__(self) -> None:
         """Raise: UserError for sizes that cannot work."""
-        if self.tokens < 2 or self.sequences < 1 or self.evaluations < 1:
-            raise UserError(f"stimuli.tokens must be at least 2, sequences and evaluations at least 1, not {self}.")
+        at_least("model.stimuli.tokens", self.tokens, 2)
+        at_least("model.stimuli.sequences", self.sequences, 1)
+        at_least("model.stimuli.evaluations", self.evaluations, 1)
 
 
 class StimulusModule(SubjectModule):
@@ -67,7 +68,6 @@ class StimulusModule(SubjectModule):
     def prepare(self, device: torch.device) -> None:
         """Load the subject and its texts; check sizes."""
         self.spec.refuse_untrainable()
-        self.stimuli.check()
         self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
         self.adopt(load_subject(self.spec, self.seed, device, train=True))
         tokenizer = self.subject.tokenizer

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from lit_degrade.checks import at_least, finite
 from lit_degrade.criticality.spikes import Spikes, Thresholds, layer_spikes, null_thresholds
 from lit_degrade.criticality.super_weights import (
     ZEROED,
@@ -22,7 +23,6 @@ from lit_degrade.criticality.super_weights import (
     weight_at,
     z_outliers,
 )
-from lit_degrade.errors import UserError
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.edits import perturbed
@@ -64,11 +64,11 @@ class SuperWeightModule(SubjectModule):
             controls: weights of the same size that are zeroed too, per weight found; 20 allow p = 0.048.
         """
         super().__init__(subject, text, seed)
-        if min(calibration_blocks, null_models, most) < 1 or controls < 5 or not 1 <= margin < math.inf:
-            raise UserError(
-                f"calibration_blocks={calibration_blocks}, null_models={null_models}, most={most}, controls={controls}, "
-                f"margin={margin:g}: expected 1 or more of the first three, 5 controls or more, and a finite margin from 1."
-            )
+        at_least("model.calibration_blocks", calibration_blocks, 1)
+        at_least("model.null_models", null_models, 1)
+        finite("model.margin", margin, 1)
+        at_least("model.most", most, 1)
+        at_least("model.controls", controls, 5)
         self.calibration_blocks, self.null_models, self.margin = calibration_blocks, null_models, margin
         self.most, self.controls = most, controls
         self.known: list[Coordinates] = []

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_degrade.errors import Diverged, UserError
+from lit_degrade.errors import Diverged
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.modules.optimizers import build_optimizer
 from lit_degrade.stimuli.catalog import OptimizerName
@@ -19,11 +19,6 @@ class TrainingModule(SubjectModule):
 
     optimizer: OptimizerName
     lr: float
-
-    def check_lr(self) -> None:
-        """Raise: UserError for a learning rate that is not above 0."""
-        if not self.lr > 0:
-            raise UserError(f"model.lr must be above 0, not {self.lr}.")
 
     def loss(self, batch: Any) -> Tensor:
         """Mean negative log-likelihood of a batch [nats/token]."""

@@ -44,11 +44,11 @@ class Method:
         """Whether a dose changes weights in the same way whatever the random numbers."""
         return not self.random or level == self.none or level == self.high == 1
 
-    def check(self, name: str, level: float) -> None:
-        """Raise: UserError for a level outside the range."""
+    def check(self, name: str, level: float, key: str = "level") -> None:
+        """Raise: UserError for a level outside the range, which it calls by its key."""
         whole = self.none != math.inf or level == math.inf or float(level).is_integer()
         if not (self.low <= level <= self.high) or not whole or (level == math.inf != self.none):  # NaN is in no range
-            raise UserError(f"Level {level:g} of {name} is outside its range: expected {self.levels} [{self.unit}].")
+            raise UserError(f"{key}: {level:g} of {name} is outside its range: expected {self.levels} [{self.unit}].")
 
 
 _SIGMA, _SHARE, _COUNT = "standard deviation", "share of weights", "levels"
@@ -70,11 +70,11 @@ METHODS: dict[str, Method] = {
 }
 
 
-def check_dose(method: str, level: float) -> None:
+def check_dose(method: str, level: float, key: str) -> None:
     """Raise: UserError for a method that does not exist, or a level outside its range."""
     if method not in METHODS:
         raise unknown("method", method, METHODS)
-    METHODS[method].check(method, level)
+    METHODS[method].check(method, level, key)
 
 
 PUBLISHED_TARGETS: dict[str, tuple[str, str]] = {

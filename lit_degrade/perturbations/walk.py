@@ -5,8 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import cast
 
+from lit_degrade.checks import at_least
 from lit_degrade.errors import UserError
-from lit_degrade.perturbations.catalog import METHODS, VARIANTS, MethodName, PerturbationSettings, choose_variants
+from lit_degrade.perturbations.catalog import METHODS, VARIANTS, MethodName, PerturbationSettings, check_dose, choose_variants
 from lit_degrade.perturbations.edits import Dose
 
 
@@ -43,8 +44,7 @@ def walk(settings: PerturbationSettings, variants: str, levels: Sequence[float],
 
     Raises: UserError for variants or levels that do not exist, and where there is nothing to walk through.
     """
-    if repetitions < 1:
-        raise UserError(f"repetitions={repetitions}: expected 1 or more.")
+    at_least("model.repetitions", repetitions, 1)
     if variants:
         chosen = {name: VARIANTS[name] for name in choose_variants(variants)}
         named = {
@@ -61,7 +61,7 @@ def walk(settings: PerturbationSettings, variants: str, levels: Sequence[float],
     cells = []
     for name, (how, doses) in named.items():
         for index, level in enumerate(doses):
-            METHODS[how.method].check(how.method, level)
+            check_dose(how.method, level, "model.levels")
             cells += [Cell(name, how, Dose(level, seed, repetition), index) for repetition in range(repetitions)]
     return cells
 

@@ -1,9 +1,9 @@
 """Names of pruning methods, scopes and structures, and which go together; imports nothing heavy."""
 
-import math
 import re
 from dataclasses import dataclass
 
+from lit_degrade.checks import above, at_least, share
 from lit_degrade.criticality.catalog import METRICS
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.perturbations.catalog import TARGETS, numbers
@@ -60,13 +60,10 @@ class PruneSettings:
         for what, value, available in (("scope", self.scope, SCOPES), ("structure", self.structure, STRUCTURES)):
             if value and value not in available:
                 raise unknown(f"pruning {what}", value, available)
-        if not 0 <= self.sparsity < 1:
-            raise UserError(f"prune.sparsity={self.sparsity}: expected a share from 0 to below 1.")
-        if self.calibration_blocks < 1 or self.block_columns < 1 or not 0 < self.damping < math.inf:
-            raise UserError(
-                f"prune.calibration_blocks={self.calibration_blocks}, prune.block_columns={self.block_columns} and "
-                f"prune.damping={self.damping}: expected 1 or more, 1 or more, and a number above 0."
-            )
+        share("model.prune.sparsity", self.sparsity)
+        at_least("model.prune.calibration_blocks", self.calibration_blocks, 1)
+        above("model.prune.damping", self.damping, 0)
+        at_least("model.prune.block_columns", self.block_columns, 1)
         self._check_target()
         self._check_pattern()
         self._check_structure()
