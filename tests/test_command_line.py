@@ -22,7 +22,7 @@ FIT = ["fit", "--config", str(ROOT / "configs/finetune.yaml")]
 TEST = ["test", "--config", str(ROOT / "configs/evaluate.yaml")]
 TEXTS = [
     "Q: what is this?", "1e3", "null", "# x", "- a", "--verbosity", '"a"', "{a: b}", "[a", "line 1\nline 2: b", "true", "é 日",
-    "a=b", "~", "&x *y", "!tag", "%", "@", "' \"", "\t", "0x10", "1_000", "12:30", "=", "<<", "${x}", " a ",
+    "a=b", "~", "&x *y", "!tag", "%", "@", "' \"", "\t", "0x10", "1_000", "12:30", "=", "<<", "${x}", " a ", "a\x85b", "😀",
 ]  # fmt: skip
 
 

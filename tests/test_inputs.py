@@ -165,8 +165,8 @@ def test_shipped_files_are_read_as_yaml_is() -> None:
 
 
 NAMES = st.text("abé1 ", min_size=1, max_size=3)
-TREES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+TREES = st.recursive(  # PyYAML writes U+0085 as it is, and reads it as a line break
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(exclude_characters="\x85", codec="utf-8"), max_size=4),
     lambda children: st.lists(children, max_size=3) | st.dictionaries(NAMES, children, max_size=3),
     max_leaves=8,
 )

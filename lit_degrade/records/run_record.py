@@ -48,7 +48,7 @@ _Dumper.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]
 
 def to_yaml(config: Mapping[str, Any]) -> str:
     """A config as a file that gives the same one again."""
-    return yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False, allow_unicode=True)
+    return yaml.dump(dict(config), Dumper=_Dumper, sort_keys=False)
 
 
 class RunRecord:
