@@ -217,7 +217,7 @@ def test_a_missing_file_is_one_line(files: Path, capsys: pytest.CaptureFixture[s
     for args, option in (NAMED["chosen.safetensors"], NAMED["items.jsonl"], NAMED["picture.png"]):
         assert main([*args, option.format(files / "elsewhere"), "--results", str(files / "results")]) == 2
         err = capsys.readouterr().err
-        assert "cannot be read: No such file or directory" in err
+        assert "cannot be read" in err
         assert len(err.splitlines()) == 1
     assert not (files / "results").exists()
 

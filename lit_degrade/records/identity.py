@@ -72,7 +72,7 @@ def identify(verb: str, config: Mapping[str, Any], subject: str, attack: str = "
         "model": _by_content(settings, files),
         "subject": _subject(subject, files),
         **changed(SubjectSpec.__init__, {key: config[key] for key in _SPEC if key in config}),
-        "text": text | {key: _source(value, files) for key, value in text.items() if key == "source"},
+        "text": text | {key: _file(value, files) for key, value in text.items() if key == "source"},
         "trainer": {key: trainer[key] for key in TRAINER if trainer.get(key) not in _ABSENT},
         "callbacks": sorted(map(_callback, trainer.get("callbacks") or ()), key=json.dumps),
         "seed": config["seed_everything"],
@@ -152,13 +152,11 @@ def _subject(name: str, files: dict[str, str]) -> str:
     return content_sha256(name) or name
 
 
-def _source(name: str, files: dict[str, str]) -> str:
-    """A file enters by its content, any other source of text by its name."""
-    return _file(name, files) if Path(name).expanduser().is_file() else name
-
-
 def _file(name: str, files: dict[str, str]) -> str:
+    """A file enters by its content; what is none, such as a data set of the hub, by its name."""
     path = Path(name).expanduser()
+    if not path.is_file():
+        return name
     try:
         files[str(path)] = file_sha256(path)
     except OSError as error:
