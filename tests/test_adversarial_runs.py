@@ -161,22 +161,14 @@ def test_every_format_is_attacked_and_left_alone(precision: str, tmp_path: Path)
     ("args", "message"),
     [
         (["--model.epsilons", "[0.1, -0.1]"], "model.epsilons: expected a finite number from 0, not -0.1"),
-        (["--model.epsilons", "[.nan]"], "model.epsilons: expected a finite number from 0, not nan"),
-        (["--model.epsilons", "[.inf]"], "model.epsilons: expected a finite number from 0, not inf"),
         (["--model.epsilons", "[]"], "model.epsilons: expected one or more, not []"),
-        (["--model.answer_epsilon", "-1"], "model.answer_epsilon: expected a finite number from 0, not -1"),
         (["--model.attacks", "[fgms]"], "Unknown attack 'fgms'. Did you mean 'fgsm'? Available: random, fgsm, pgd"),
         (["--model.attacks", "[]"], "Unknown attack ''"),
         (["--model.norms", "[l1]"], "Unknown norm 'l1'"),
-        (["--model.steps", "0"], "model.steps: expected a whole number from 1, not 0"),
-        (["--model.draws", "0"], "model.draws: expected a whole number from 1, not 0"),
-        (["--model.windows", "0"], "model.windows: expected a whole number from 1, not 0"),
         (["--model.windows", "9"], "windows=9: the probe has 8 of 128 tokens"),
         (["--model.token_changes", "[128]"], "token_changes=[128]: expected numbers below the 128 tokens"),
-        (["--model.token_changes", "[-1, 2]"], "model.token_changes: expected a whole number from 0, not -1"),
         (["--model.token_changes", "[100]"], "too few to change as many"),
         (["--model.prompt", " "], "the prompt is empty"),
-        (["--model.decoding.max_new_tokens", "0"], "model.decoding.max_new_tokens: expected a whole number from 1"),
     ],
 )
 def test_bad_input(args: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -326,7 +326,6 @@ def test_names() -> None:
         (["--model.benchmarks", "[lambada={broken}]"], "1 of 1 lines is broken, line 1 first"),
         (["--model.benchmarks", "[helaswag]"], "Did you mean 'hellaswag'"),
         (["--model.benchmarks", "[]"], "model.benchmarks: expected one or more, not []"),
-        (["--model.limit", "-1"], "model.limit: expected a whole number from 0, not -1"),
         (["--model.benchmarks", "[lambada={none}]"], "cannot be read"),
     ],
 )

@@ -19,6 +19,9 @@ from lit_degrade.measures.effective_rank import (
     spectral_gap,
     stable_rank,
 )
+from lit_degrade.modules import EvaluateModule
+from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.text import TextSource, TokenStream
 
 
 def _orthonormal(k: int, d: int) -> torch.Tensor:
@@ -93,3 +96,11 @@ def test_rank_reduction_is_signed_and_refuses_unequal_samples() -> None:
     assert rank_reduction(after, before) < -1
     with pytest.raises(AssertionError, match="token counts"):
         rank_reduction(before, layer_spectrum(0, wide[:, :20], mask[:, :20]))
+
+
+@pytest.mark.parametrize(("block", "shape"), [(128, (8, 128)), (600, (1, 600)), (1024, (1, 1024)), (2048, (1, 1024))])
+def test_windows_longer_than_a_spectrum_needs_are_cut(block: int, shape: tuple[int, int]) -> None:
+    module = EvaluateModule(SubjectSpec("tiny-60k"), TextSource(block=block, probe_tokens=4096), 0)
+    ids = torch.arange(4096 // block * block).view(-1, block)
+    module.probe = TokenStream(ids, ids)
+    assert module.rank_ids().tolist() == ids.flatten()[: shape[0] * shape[1]].view(shape).tolist()
