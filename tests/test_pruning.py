@@ -533,8 +533,8 @@ BAD = [
     ({"target": "embed"}, "not made of matrices of the blocks"),
     ({"target": "attnn"}, "Did you mean 'attn'?"),
     ({"layers": "x"}, "prune.layers 'x'"),
-    ({"calibration_blocks": 0}, "prune.calibration_blocks=0"),
-    ({"damping": 0.0}, "prune.damping=0.0"),
+    ({"calibration_blocks": 0}, "model.prune.calibration_blocks: expected a whole number from 1, not 0"),
+    ({"damping": 0.0}, "model.prune.damping: expected a finite number above 0, not 0.0"),
 ]
 
 
