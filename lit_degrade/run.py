@@ -121,6 +121,7 @@ class DegradeCLI(LightningCLI):
         before = resolve(attack) if attack else None
         self.record = self._identify(config, options, before)
         if self.resolve_only:
+            self.parser.instantiate_classes(self.config)  # what is wrong with its arguments is said before any run begins
             raise Resolved(self.record)
         self._refuse_recorded(options.repeat)
         if attack:

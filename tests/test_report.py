@@ -182,7 +182,9 @@ BAD_CLAIMS = {
     "type": ({"x": {"claims": {"c": GOOD | {"margin": "big"}}}}, "margin must be a float, not 'big'"),
     "test": ({"x": {"claims": {"c": GOOD | {"test": "welsh"}}}}, "Did you mean 'welch'?"),
     "direction": ({"x": {"claims": {"c": GOOD | {"direction": "up"}}}}, "Available: greater, less"),
-    "negative margin": ({"x": {"claims": {"c": GOOD | {"margin": -1}}}}, "margin must be 0 or more"),
+    "negative margin": ({"x": {"claims": {"c": GOOD | {"margin": -1}}}}, "margin: expected a finite number from 0, not -1"),
+    "margin that is no number": ({"x": {"claims": {"c": GOOD | {"margin": float("nan")}}}}, "margin: expected a finite number"),
+    "endless value": ({"x": {"claims": {"c": GOOD | {"value": float("inf")}}}}, "value: expected a finite number, not inf"),
     "no control": ({"x": {"claims": {"c": {k: v for k, v in GOOD.items() if k != "control"}}}}, "'control' is missing"),
     "needless control": ({"x": {"claims": {"c": GOOD | {"test": "one_sample"}}}}, "takes no control"),
     "no margin": ({"x": {"claims": {"c": GOOD | {"test": "equivalence"}}}}, "needs a margin"),
@@ -214,7 +216,11 @@ BAD = {
     "empty folder": (["."], "No run records below ."),
     "layout": ([".", "--layout", "paper"], "invalid choice: 'paper'"),
     "option": ([".", "--htm"], "unrecognized arguments: --htm"),
-    "filter": ([".", "--filter-method", "iqr", "--filter-iqr-multiplier", "0"], "must be above 0, not 0 and 3"),
+    "filter": ([".", "--filter-method", "iqr", "--filter-iqr-multiplier", "0"], "expected a finite number above 0, not 0"),
+    "filter that is no number": (
+        [".", "--filter-zscore-threshold", "nan"],
+        "--filter-zscore-threshold: expected a finite number",
+    ),
     "filter metric": ([".", "--filter-metric", "loss"], "invalid choice: 'loss'"),
     "claims": ([".", "--claims", "nowhere.yaml"], "Claims file 'nowhere.yaml' cannot be read"),
 }

@@ -40,7 +40,7 @@ COMMAND = [
 ]
 PROMPTS = [
     "Q: 2 + 2 = ?\nA:", "The capital of France is", "None", "null", "1e3", "--verbosity", "a=b", "${args}", "'\"\\", "é 😀 \t",
-    "", "# x", "{'a': 1}", "$(ls) `ls` !x",
+    "# x", "{'a': 1}", "$(ls) `ls` !x",
 ]  # fmt: skip
 CONSTANTS = {key.removeprefix("--"): {"value": value} for key, value in zip(QUICK[::2], QUICK[1::2], strict=True)}
 
@@ -315,3 +315,14 @@ def test_ctrl_c_interrupts_the_sweep_and_its_runs(tmp_path: Path) -> None:
     assert "Traceback" not in err
     assert set(states(path).values()) <= {"interrupted"}
     assert not list((tmp_path / "results").glob("*/.*.lock"))
+
+
+def test_arguments_that_no_module_takes_are_found_before_any_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What a constructor refuses shows when a sweep is resolved, not when its second run starts."""
+    words = ["${env}", "${interpreter}", "-m", "${program}", "test", f"--config={ROOT}/configs/catalysts.yaml", "${args}"]
+    grid = {"model.n_seeds": {"values": [1, 0]}}
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump({"program": "lit_degrade", "method": "grid", "command": words, "parameters": grid}))
+    assert main(["sweep", str(path), "--results", str(tmp_path / "results")]) == 2
+    assert "model.n_seeds: expected a whole number from 1, not 0" in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()

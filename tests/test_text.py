@@ -305,7 +305,7 @@ def test_missing_sources_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
     for name in ("wikitext-2", "someone/some-data_v1.1"):
         with pytest.raises(UserError, match="not available as a data set: the hub cannot be reached"):
             TextSource(name).documents  # noqa: B018
-    with pytest.raises(UserError, match="text.block: expected a whole number from 2, not 1"):
+    with pytest.raises(UserError, match=r"text\.block: expected a whole number from 2, not 1"):
         TextSource(block=1)
 
 

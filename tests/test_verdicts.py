@@ -277,6 +277,45 @@ def test_lack_of_spread_is_no_certainty(test: str, name: str) -> None:
         assert {verdict.answer for verdict in found} == {"inconclusive"}
 
 
+PER_LEVEL = {"level by level": [0.1, 0.2, 0.3, 0.4], "all the same": [0.3] * 4, "but for rounding": [0.1 + 0.2, 0.3] * 2}
+
+
+@pytest.mark.parametrize("values", PER_LEVEL.values(), ids=PER_LEVEL)
+@pytest.mark.parametrize("test", ["jonckheere", "page"])
+@pytest.mark.parametrize("direction", ["greater", "less"])
+def test_seeds_that_are_ignored_are_one_run_at_each_level(values: list[float], test: str, direction: str) -> None:
+    frame = sized(0.0).sort_values(["n_parameters", "seed"]).assign(damage=np.repeat(values, 5))
+    found = only(judge([claim(test, control=None, over="n_parameters", direction=direction)], frame, CONDITIONS))
+    assert found.answer == "inconclusive"
+    assert "have the same outcome to the last digit" in found.reasons[0]
+
+
+DEGENERATE = {
+    "equal": ([0.3] * 5, [0.3] * 5),
+    "whole": ([2.0] * 5, [2.0] * 5),
+    "rounding": ([0.1 + 0.2] * 5, [0.3] * 5),
+    "rounding in one arm": ([0.1 + 0.2, 0.3, 0.1 + 0.2, 0.3, 0.3], [0.3] * 5),
+    "rounding in both arms": ([0.1 + 0.2] * 4 + [0.3 + 1e-16], [0.3] * 4 + [0.3 - 5e-17]),
+    "tiny": ([5e-324] * 5, [0.0] * 5),
+    "huge": ([1e300] * 5, [1e300] * 5),
+    "one run": ([0.3], [0.3]),
+    "not finite": ([0.3] * 4 + [np.inf], [np.nan] * 5),
+    "apart, seed ignored": ([0.5] * 5, [0.3] * 5),
+}
+
+
+@pytest.mark.parametrize("arms", DEGENERATE.values(), ids=DEGENERATE)
+@pytest.mark.parametrize("test", ["welch", "permutation", "paired", "sign_flip", "one_sample", "equivalence"])
+@pytest.mark.parametrize("direction", ["greater", "less"])
+def test_runs_without_spread_decide_nothing(arms: tuple[list[float], list[float]], test: str, direction: str) -> None:
+    options = {"one_sample": {"value": arms[0][0]}, "equivalence": {"margin": 0.5, "value": arms[0][0]}}.get(test, {})
+    frame = rows(dict(zip(("eigen_prion", "random_tokens"), arms, strict=True)))
+    found = only(judge([claim(test, direction=direction, **options)], frame, CONDITIONS))
+    assert not min(found.p, found.p_against) < 0.007, "two arrangements of 252 are the least that five runs an arm can show"
+    counts = test == "equivalence" and float(arms[0][0]).is_integer()
+    assert found.answer in ("inconclusive", "not tested") or (counts and found.answer == "supported")
+
+
 def test_runs_that_never_started_leave_the_strata_alone() -> None:
     """Missing runs have conditions but no size; half a grid is still tested at each learning rate."""
     frames = [sized(0.2).assign(lr=lr) for lr in (1e-4, 2e-4)]

@@ -1,14 +1,15 @@
 """The runs on either side of a claim, and what keeps them from deciding it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import pandas as pd
 
 from lit_degrade.evidence.claims import ORDERED, Claim
-from lit_degrade.evidence.groups import usable, varying
-from lit_degrade.evidence.statistics import Values
+from lit_degrade.evidence.groups import label, usable, varying
+from lit_degrade.evidence.statistics import Values, flat
 
 CONFOUNDERS = ("optimizer_used",)
 """Facts of the records that must not differ between two arms, beside the conditions that do not differ by themselves."""
@@ -51,10 +52,8 @@ def objections(claim: Claim, arms: Sequence[Arm], conditions: Sequence[str]) -> 
         if column in used and used[column].dropna().nunique() > 1 and (column != "rank_tokens" or "rank" in claim.outcome):
             found.append(f"the {words} is not the same for all runs")
     for arm in arms:
-        if len(arm.values) > 1 and len(set(arm.values)) == 1 and not float(arm.values[0]).is_integer():
-            found.append(
-                f"all {len(arm.values)} runs of {arm.name} have the same outcome to the last digit: they are not independent"
-            )
+        if alike := _alike({arm.name: arm.used}, arm.outcome) or _alike(_levels(claim, arm), arm.outcome):
+            found.append(f"{', '.join(alike)} have the same outcome to the last digit: they are not independent")
     settings = ["seed", *(name for name in conditions if name in used and name != "seed")]
     again = sum(int(arm.used.astype({name: str for name in settings}).duplicated(settings).sum()) for arm in arms)
     if "seed" in used and again:
@@ -62,6 +61,23 @@ def objections(claim: Claim, arms: Sequence[Arm], conditions: Sequence[str]) -> 
     if claim.test not in ORDERED and len(arms) == 2:
         found += _confounded(claim, arms, used, conditions)
     return found
+
+
+def _levels(claim: Claim, arm: Arm) -> dict[str, pd.DataFrame]:
+    """Runs at each level of an order: what an arm is to other claims. A slope is fitted to one mean per level as it is."""
+    if claim.over is None or claim.test == "slope":
+        return {}
+    return {label({claim.over: level}): used for level, used in arm.used.groupby(claim.over)}
+
+
+def _alike(runs: Mapping[str, pd.DataFrame], outcome: str) -> list[str]:
+    """Which of these have several runs with one outcome, but for rounding; whole ones aside: counts may well be equal."""
+    values = {name: used[outcome].to_numpy(dtype=float) for name, used in runs.items()}
+    return [
+        f"all {len(x)} runs of {name}"
+        for name, x in values.items()
+        if len(x) > 1 and flat(float(np.abs(x).max()), x) and not float(x[0]).is_integer()
+    ]
 
 
 def _lost(arm: Arm) -> list[str]:

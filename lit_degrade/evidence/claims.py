@@ -1,10 +1,12 @@
 """Claims as data: what is compared, by which measure and test, and how much would matter. The suite's own, and the user's."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from lit_degrade.checks import finite
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.evidence.groups import label
 from lit_degrade.inputs import read_yaml
@@ -178,8 +180,9 @@ def _check(where: str, claim: Claim) -> None:
         raise unknown(f"test of {where}", claim.test, TESTS)
     if claim.direction not in get_args(Direction):
         raise unknown(f"direction of {where}", claim.direction, get_args(Direction))
-    if claim.margin < 0:
-        raise UserError(f"{where}: margin must be 0 or more, not {claim.margin:g}.")
+    finite(f"{where}: margin", claim.margin, 0)
+    if not math.isfinite(claim.value):
+        raise UserError(f"{where}: value: expected a finite number, not {claim.value}.")
     if (claim.test in TWO_ARMS) and claim.control is None:
         raise UserError(f"{where}: test '{claim.test}' compares with a control: 'control' is missing.")
     if claim.control is not None and claim.test not in (*TWO_ARMS, "equivalence"):

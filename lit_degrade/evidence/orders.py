@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from lit_degrade.evidence.statistics import SCIPY, Direction, Test, checked_groups, least_p
+from lit_degrade.evidence.statistics import SCIPY, Direction, Test, checked_groups, least_p, rounded
 
 EXACT_RANKED_RUNS = 100
 """Up to here the null distribution of Jonckheere's statistic is counted."""
@@ -26,9 +26,10 @@ def jonckheere(groups: Sequence[ArrayLike], direction: Direction) -> Test:
     Sources: Terpstra 1952; Jonckheere, "A distribution-free k-sample test against ordered alternatives", Biometrika 41 (1954).
     """
     arrays = checked_groups(groups)
-    values, sizes = np.concatenate(arrays), tuple(len(x) for x in arrays)
+    values, sizes = rounded(np.concatenate(arrays)), tuple(len(x) for x in arrays)
     counts = _concordant_counts(sizes) if len(values) <= EXACT_RANKED_RUNS else None
-    statistic = sum(float(np.heaviside(np.subtract.outer(y, x), 0.5).sum()) for x, y in combinations(arrays, 2))
+    ranked = np.split(values, np.cumsum(sizes)[:-1])
+    statistic = sum(float(np.heaviside(np.subtract.outer(y, x), 0.5).sum()) for x, y in combinations(ranked, 2))
     smallest = least_p(math.factorial(len(values)) // math.prod(map(math.factorial, sizes)), direction)
     if counts and len(np.unique(values)) == len(values):
         return Test("Jonckheere-Terpstra", statistic, _tail(counts, int(statistic), direction), smallest)
@@ -74,7 +75,7 @@ def page(blocks: ArrayLike, direction: Direction) -> Test:
 
     Source: Page, "Ordered hypotheses for multiple treatments", JASA 58 (1963).
     """
-    table = np.asarray(blocks, dtype=np.float64)
+    table = rounded(np.asarray(blocks, dtype=np.float64))
     rise, fall = (stats.page_trend_test(x) for x in (table, table[:, ::-1]))
     p = {"greater": rise.pvalue, "less": fall.pvalue, "different": min(1.0, 2 * min(rise.pvalue, fall.pvalue))}[direction]
     return Test("Page", float(rise.statistic), float(p), least_p(math.factorial(table.shape[1]) ** len(table), direction))

@@ -10,6 +10,7 @@ from typing import get_args
 from rich.console import Console
 from rich.table import Table
 
+from lit_degrade.checks import above
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.evidence.chapters import ANSWERS, Chapter, Report
 from lit_degrade.evidence.claims import Design, load_designs, shipped_designs
@@ -87,11 +88,8 @@ def _check_claims(designs: Sequence[Design], runs: Runs) -> None:
 
 
 def _rule(options: argparse.Namespace) -> OutlierFilter | None:
-    if options.filter_iqr_multiplier <= 0 or options.filter_zscore_threshold <= 0:
-        raise UserError(
-            "--filter-iqr-multiplier and --filter-zscore-threshold must be above 0, not "
-            f"{options.filter_iqr_multiplier:g} and {options.filter_zscore_threshold:g}."
-        )
+    above("--filter-iqr-multiplier", options.filter_iqr_multiplier, 0)
+    above("--filter-zscore-threshold", options.filter_zscore_threshold, 0)
     if options.filter_method is None:
         return None
     return OutlierFilter(

@@ -62,7 +62,7 @@ def t_interval(values: ArrayLike, level: float = 0.95) -> Interval:
     x = _runs(values)
     if len(x) < 2:
         return NOWHERE
-    if _flat(_scale(x), x):
+    if flat(_scale(x), x):
         return Interval(float(x[0]), float(x[0]))
     return _interval(stats.ttest_1samp(x, 0.0).confidence_interval(level))
 
@@ -76,7 +76,7 @@ def bca_interval(values: ArrayLike, rng: np.random.Generator, level: float = 0.9
     x = _runs(values)
     if len(x) < 2:
         return NOWHERE
-    if _flat(_scale(x), x):
+    if flat(_scale(x), x):
         return Interval(float(x[0]), float(x[0]))
     result = stats.bootstrap((x,), np.mean, n_resamples=RESAMPLES, confidence_level=level, method="BCa", rng=rng)
     return _interval(result.confidence_interval)
@@ -87,7 +87,7 @@ def difference_interval(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> Inte
     x, y = _runs(a), _runs(b)
     if min(len(x), len(y)) < 2:
         return NOWHERE
-    if _flat(_scale(x, y), x, y):
+    if flat(_scale(x, y), x, y):
         return Interval(float(x[0] - y[0]), float(x[0] - y[0]))
     return _interval(_t_test(x, y, equal_var=False).confidence_interval(level))
 
@@ -104,7 +104,7 @@ def hedges_g(a: ArrayLike, b: ArrayLike, level: float = 0.95) -> tuple[float, In
     Source: Hedges, "Distribution theory for Glass's estimator", J. Educ. Stat. 6 (1981); Steiger and Fouladi, 1997.
     """
     x, y = _runs(a), _runs(b)
-    if min(len(x), len(y)) < 2 or _flat(_scale(x, y), x, y):
+    if min(len(x), len(y)) < 2 or flat(_scale(x, y), x, y):
         return math.nan, NOWHERE
     df = len(x) + len(y) - 2
     t = float(_t_test(x, y, equal_var=True).statistic)
@@ -148,7 +148,7 @@ def _two_samples(name: str, a: ArrayLike, b: ArrayLike, direction: Direction, sh
     if min(len(x), len(y)) < 2:
         return Test(name, math.nan, 1.0)
     scale = _scale(x, y, np.array([shift]))
-    if _flat(scale, x, y):
+    if flat(scale, x, y):
         return _without_spread(name, x.mean() - y.mean() - shift, scale, direction, math.comb(len(x) + len(y), len(x)))
     result = _t_test(x - shift, y, equal_var=equal_variances, alternative=SCIPY[direction])
     return Test(name, float(result.statistic), float(result.pvalue), df=float(result.df))
@@ -187,7 +187,7 @@ def _one_sample(name: str, x: Values, direction: Direction, shift: float, scale:
     """t test of a mean; `scale` is the size of the numbers from which x was computed."""
     if len(x) < 2:
         return Test(name, math.nan, 1.0)
-    if _flat(scale, x):
+    if flat(scale, x):
         return _without_spread(name, x.mean() - shift, scale, direction, 2 ** len(x))
     result = stats.ttest_1samp(x, shift, alternative=SCIPY[direction])
     return Test(name, float(result.statistic), float(result.pvalue), df=float(result.df))
@@ -202,9 +202,15 @@ def permutation(a: ArrayLike, b: ArrayLike, direction: Direction, rng: np.random
     Source: Fisher, "The Design of Experiments" (1935); Phipson and Smyth 2010 for the random ones.
     """
     x, y = _runs(a) - shift, _runs(b)
-    centre = float(np.concatenate([x, y]).mean())
+    centre, scale = float(np.concatenate([x, y]).mean()), _scale(x, y, np.array([shift]))
     ways = math.comb(len(x) + len(y), len(x))
-    return _rearranged("permutation", (x - centre, y - centre), "independent", direction, ways, rng)
+    return _rearranged("permutation", (x - centre, y - centre), scale, "independent", direction, ways, rng)
+
+
+def differences(a: ArrayLike, b: ArrayLike) -> Values:
+    """a[i] - b[i] of every pair, (n,); those that are rounding alone are 0."""
+    x, y = _runs(a), _runs(b)
+    return np.where(np.abs(x - y) <= ROUNDING * _scale(x, y), 0.0, x - y)
 
 
 def sign_flip(differences: ArrayLike, direction: Direction, rng: np.random.Generator) -> Test:
@@ -215,16 +221,19 @@ def sign_flip(differences: ArrayLike, direction: Direction, rng: np.random.Gener
     Source: Fisher, "The Design of Experiments" (1935), section 21.
     """
     x = _runs(differences)
-    return _rearranged("sign flip", (x,), "samples", direction, 2 ** len(x), rng)
+    return _rearranged("sign flip", (x,), _scale(x), "samples", direction, 2 ** len(x), rng)
 
 
 def _rearranged(
-    name: str, samples: tuple[Values, ...], kind: str, direction: Direction, ways: int, rng: np.random.Generator
+    name: str, samples: tuple[Values, ...], scale: float, kind: str, direction: Direction, ways: int, rng: np.random.Generator
 ) -> Test:
-    """Permutation test of one mean or of the difference of two, rounded so that equal arrangements count as equal."""
+    """Permutation test of one mean or of the difference of two, rounded so that equal arrangements count as equal.
+
+    `scale` is the size of the numbers from which the samples were computed.
+    """
     if min(map(len, samples)) < 2:
         return Test(name, math.nan, 1.0, 1.0)
-    scale = _scale(*samples) or 1.0
+    scale = scale or 1.0
 
     def statistic(*parts: Values, axis: int) -> Values:
         means = [part.mean(axis=axis) / scale for part in parts]
@@ -273,14 +282,14 @@ def anova(groups: Sequence[ArrayLike], equal_variances: bool) -> Test:
     if min(map(len, arrays)) < 2:
         return Test(name, math.nan, 1.0)
     scale = _scale(*arrays)
-    if _flat(scale, *arrays):
+    if flat(scale, *arrays):
         ps = [student(x, y).p for x, y in combinations(arrays, 2)]
         return Test(name, math.nan, min(1.0, len(ps) * min(ps)))
     means, sizes = np.array([x.mean() for x in arrays]), np.array([len(x) for x in arrays])
     variances = np.array([x.var(ddof=1) for x in arrays])
-    flat = np.array([_flat(scale, x) for x in arrays])
+    constant = np.array([flat(scale, x) for x in arrays])
     if not equal_variances:
-        variances[flat] = variances[~flat].min()
+        variances[constant] = variances[~constant].min()
     result = anova_generic(means, variances, sizes, use_var="equal" if equal_variances else "unequal")
     return Test(name, float(result.statistic), float(result.pvalue), df=float(result.df_denom))
 
@@ -311,8 +320,8 @@ def _studentised_range(arrays: list[Values], equal_variances: bool) -> Values:
     with np.errstate(invalid="ignore", divide="ignore"):
         table = stats.tukey_hsd(*arrays, equal_var=equal_variances).pvalue
     scale = _scale(*arrays)
-    flat = np.array([_flat(scale, x) for x in arrays])
-    table[np.all(flat) if equal_variances else np.logical_and.outer(flat, flat)] = np.nan
+    constant = np.array([flat(scale, x) for x in arrays])
+    table[np.all(constant) if equal_variances else np.logical_and.outer(constant, constant)] = np.nan
     return cast(Values, table)
 
 
@@ -351,7 +360,12 @@ def _scale(*arrays: Values) -> float:
     return max(float(np.abs(x).max()) for x in arrays)
 
 
-def _flat(scale: float, *arrays: Values) -> bool:
+def rounded(values: Values) -> Values:
+    """Values relative to the largest, of any shape, so that those which differ by rounding alone are ties."""
+    return np.round(values / (_scale(values) or 1.0), 12)
+
+
+def flat(scale: float, *arrays: Values) -> bool:
     """Whether no array has spread, but for rounding."""
     return all(float(np.ptp(x)) <= ROUNDING * scale for x in arrays)
 

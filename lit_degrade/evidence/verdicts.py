@@ -171,7 +171,7 @@ def _difference(verdict: Verdict, rng: np.random.Generator) -> Verdict:
         if len(one) < 2:
             verdict.reasons.append(f"{len(one)} seeds that both arms have: a paired test needs two")
             return verdict
-        values = [one - other]
+        values = [st.differences(one, other)]
     a, b = values[0], values[1] if len(values) > 1 else None
     sign = 1.0 if claim.direction == "greater" else -1.0
 
@@ -274,7 +274,7 @@ def _order(verdict: Verdict) -> Verdict:
         return verdict
     ranks = np.concatenate([np.full(len(group), i) for i, group in enumerate(groups)])
     values = np.concatenate([group[arm.outcome].to_numpy(dtype=float) for group in groups])
-    if len(set(values)) == 1:
+    if len(set(st.rounded(values))) == 1:
         verdict.reasons.append("all runs have the same outcome: there is no order in them")
     if claim.test == "page":
         seeds = set.intersection(*(set(group["seed"]) for group in groups))
