@@ -2,6 +2,7 @@
 
 import copy
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,6 +41,7 @@ from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject
 from lit_degrade.text import TextSource
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts them in the background ignores Ctrl-C for them
 settings.register_profile("any machine", deadline=None)  # how long an example takes is no property of the code
 settings.load_profile("any machine")
 
