@@ -54,7 +54,7 @@ def serve(orders: Connection) -> None:
     for name in ("lit_degrade.run", "lit_degrade.evidence.report", "lit_degrade.cli"):
         importlib.import_module(name)
     os.environ |= {"WANDB_MODE": "disabled", "COLUMNS": "160"}
-    local.prepare_server(1)
+    local.prepare_server(1, for_runs=True)
     forkserver.ensure_running()  # sweeps of the children fork their runs from it
     server = forkserver._forkserver._forkserver_pid  # type: ignore[attr-defined]
     while True:
@@ -126,7 +126,7 @@ class Commands:
 def commands() -> Iterator[Commands]:
     context = multiprocessing.get_context("forkserver")
     here, there = context.Pipe()
-    local.prepare_server(1)
+    local.prepare_server(1, for_runs=True)
     process = context.Process(target=serve, args=(there,))
     process.start()
     yield Commands(here)
