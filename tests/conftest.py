@@ -11,6 +11,7 @@ os.environ["WANDB_SILENT"] = "true"
 os.environ["HF_HUB_OFFLINE"] = "1"
 # Tests run side by side, and threads that wait for each other cost more than they bring.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TORCH_COMPILE_DISABLE"] = "1"  # bitsandbytes compiles what it computes for odd shapes, for 20 seconds
 
 import pytest
 import torch

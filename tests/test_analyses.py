@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from test_runs import summary_of
 from test_sweep import sweep, sweep_file
 
 from lit_degrade.cli import main
+from lit_degrade.grids.worker import Resolved, resolve_all
 
 DOC = (ROOT / "docs/analyses.md").read_text()
 
@@ -100,7 +102,9 @@ def test_a_page_about_a_sweep_holds_its_runs_and_what_came_before_them(tmp_path:
 
 
 def test_no_page_is_made_while_a_run_has_no_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = sweep_file(tmp_path, "lost", seed_everything={"values": [43]})
+    path, found = sweep_file(tmp_path, "lost", seed_everything={"values": [43]}), list[Resolved]()
     monkeypatch.setattr("lit_degrade.grids.sweep._run", lambda *args: None)
+    here = SimpleNamespace(send=found.append)
+    monkeypatch.setattr("lit_degrade.grids.local.resolve", lambda lines: resolve_all(lines, here) or found)
     assert "No report is made while runs have no record." in sweep(path, "--report", rc=1)
     assert not (tmp_path / "results/reports").exists()
