@@ -23,6 +23,7 @@ from lit_degrade.grids.sweep_file import command_line, load_sweep, own_arguments
 
 ROOT = Path(__file__).parent.parent
 SWEEPS = sorted((ROOT / "sweeps").rglob("*.yaml"))
+TINY = [path for path in SWEEPS if path.parent.name == "tiny"]
 COMMAND = ["${env}", "${interpreter}", "-m", "${program}", "fit", "${args}"]
 EVERY_DISTRIBUTION = {
     "a": {"values": [1, "x", True]},
@@ -383,16 +384,20 @@ def with_every_value(chosen: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return few
 
 
-@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize("path", TINY, ids=lambda p: p.name)
 def test_shipped_sweeps_resolve(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every value in every shipped sweep makes a command line with a record of its own, and the header says how many."""
+    """Every value in a tiny sweep makes a command line with a record of its own; slow tests of the ids have all sweeps."""
     from lit_degrade.run import resolve
 
     monkeypatch.chdir(ROOT)
     sweep = load_sweep(path)
-    chosen = points(sweep, 1000)
-    picked = [own_arguments(sweep, command_line(sweep, point, tmp_path)) for point in with_every_value(chosen)]
+    picked = [own_arguments(sweep, command_line(sweep, point, tmp_path)) for point in with_every_value(points(sweep, 1000))]
     assert len({resolve(line).run_id for line in picked}) == len(picked)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda p: str(p.relative_to(ROOT)))
+def test_headers_of_shipped_sweeps_say_how_many_records_they_make(path: Path) -> None:
+    chosen = points(load_sweep(path), 1000)
     header = path.read_text().split("program:")[0]
     for word in ("# Question:", "# Launch:", "# Answer:", "# Cost:"):
         assert word in header
@@ -402,11 +407,11 @@ def test_shipped_sweeps_resolve(path: Path, tmp_path: Path, monkeypatch: pytest.
 
 
 def test_tiny_sweeps_mirror_the_published_scale() -> None:
-    for tiny in (ROOT / "sweeps/tiny").glob("*.yaml"):
+    for tiny in TINY:
         big = yaml.safe_load((ROOT / "sweeps" / tiny.name).read_text())["parameters"]
         small = yaml.safe_load(tiny.read_text())["parameters"]
         varied = {key for key, entry in small.items() if "values" in entry} - {"subject"}
         assert varied == {key for key, entry in big.items() if "values" in entry} - {"subject"} - (
             {"config"} if tiny.name == "priority1_scaling.yaml" else set()
         )
-    assert os.listdir(ROOT / "sweeps/tiny") != []
+    assert TINY
