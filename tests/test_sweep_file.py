@@ -4,7 +4,6 @@ import copy
 import datetime
 import json
 import math
-import os
 import random
 import time
 import warnings

@@ -49,7 +49,7 @@ def resolve_all(command_lines: Sequence[list[str]], answers: Connection) -> None
 def execute(args: list[str], log: Path) -> None:
     """Run a command line in this process, its output going to a file; ends with its exit code.
 
-    A terminal's Ctrl-C is the sweep's, which ends its runs: two signals at once could end a run while it cleans up after the first.
+    A terminal's Ctrl-C is the sweep's, which ends its runs: a second signal could end a run while it cleans up after the first.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
