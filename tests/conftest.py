@@ -42,7 +42,9 @@ from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject
 from lit_degrade.text import TextSource
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts them in the background ignores Ctrl-C for them
+# A shell that starts the tests in the background ignores Ctrl-C for them, and `nohup` the end of the terminal.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("any machine", deadline=None)  # how long an example takes is no property of the code
 settings.load_profile("any machine")
 
