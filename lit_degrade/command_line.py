@@ -208,7 +208,8 @@ def _wrong_value(message: str) -> str:
     """A value of another type than its key's."""
     value = r"(.*?)(?= - Expected a | Given value type|$)"
     if found := re.search(rf"Parser key \"([\w.]+)\": (Expected a .*?\. Got value: {value})", message):
-        return f"{found[1]}: {found[2]}"
+        said = re.sub(r"<class '([\w.]+)'>", r"\1", found[2])
+        return f"{LINKED.get(found[1], found[1])}: {said}"
     if found := re.search(r"Parser key \"([\w.]+)\": Does not .*? Subtypes: \[(<class .*?)\] .* Given value: (.*)", message):
         types = [name.replace("NoneType", "null") for name in re.findall(r"<class '([\w.]+)'>", found[2])]
         return f"{found[1]}: expected {' or '.join(types)}, not {found[3]}."

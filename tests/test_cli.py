@@ -60,7 +60,7 @@ BAD = {
     "abbreviated key": (["--trainer.max_step", "3"], "Unknown key of trainer 'max_step'. Did you mean 'max_steps'?"),
     "nested key": (["--model.null_space.direction", "3"], "'direction'. Did you mean 'directions'?"),
     "linked key": (["--model.subject", "tiny-60k"], "cannot be set there: use --subject"),
-    "type": (["--model.lr", "fast"], "lr: Expected a <class 'float'>. Got value: fast"),
+    "type": (["--model.lr", "fast"], "lr: Expected a float. Got value: fast"),
     "int8 with full": (["--precision", "int8"], "precision 'int8' with adapter 'full' cannot be trained"),
     "nf4 with full": (["--precision", "nf4"], "precision 'nf4' with adapter 'full' cannot be trained"),
     "null space": (["--model.null_space.directions", "99999"], "null_space.products=20: expected 199998 or more"),

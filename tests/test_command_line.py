@@ -94,7 +94,7 @@ def test_a_text_that_is_missing_is_one_line(capsys: pytest.CaptureFixture[str]) 
 REFUSED = {
     "negative seed": (FIT, ["--seed_everything", "-1"], "expected a whole number from 0 to 4294967295, not -1."),
     "large seed": (FIT, ["--seed_everything", "99999999999"], "expected a whole number from 0 to 4294967295, not 99999999999"),
-    "seed of a flag": (FIT, ["--seed_everything", "true"], "seed: Expected a <class 'int'>. Got value: True"),
+    "seed of a flag": (FIT, ["--seed_everything", "true"], "seed_everything: Expected a int. Got value: True"),
     "half a seed": (FIT, ["--seed_everything", "1.5"], "seed_everything: expected bool or int, not 1.5"),
     "no steps": (FIT, ["--trainer.max_steps", "0"], "trainer.max_steps: expected 1 or more, not 0"),
     "steps of a test": (TEST, ["--trainer.max_steps", "5"], "trainer.max_steps: 'test' does not train"),

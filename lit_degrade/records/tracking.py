@@ -29,11 +29,10 @@ COPIED_PER_S = 20e6
 T = TypeVar("T")
 
 
-class RecordLogger(Logger):
-    """Lightning logger that appends every logged value to the run record's metrics."""
+class _OfRecord(Logger):
+    """A Lightning logger that belongs to a run record."""
 
     def __init__(self, record: RunRecord) -> None:
-        """Log into `record`."""
         super().__init__()
         self.record = record
 
@@ -46,6 +45,13 @@ class RecordLogger(Logger):
     def version(self) -> str:
         """Id of the run."""
         return self.record.run_id
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Nothing: the record, and the W&B run, have the whole resolved config already."""
+
+
+class RecordLogger(_OfRecord):
+    """Appends every logged value to the run record's metrics."""
 
     @property
     def root_dir(self) -> str:
@@ -56,12 +62,9 @@ class RecordLogger(Logger):
         """Keep one row per optimizer step."""
         self.record.log(step or 0, {key: float(value) for key, value in metrics.items() if key != "epoch"})
 
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the record holds the whole resolved config already."""
 
-
-class WandbTracker(Logger):
-    """Lightning logger of a W&B run that has started. The run record never depends on it.
+class WandbTracker(_OfRecord):
+    """Logs to a W&B run that has started. The run record never depends on it.
 
     Artifacts are logged when the record is in place, and from there. Every call of the client is made on its own thread and is
     waited for at most ANSWER_S seconds; one that fails, or does not come back, becomes a caution in the record, and W&B gets
@@ -70,8 +73,7 @@ class WandbTracker(Logger):
 
     def __init__(self, record: RunRecord, run: Any) -> None:
         """Track `record` as a W&B run, and note in it where that is."""
-        super().__init__()
-        self.record = record
+        super().__init__(record)
         self.run = run
         self.lost = False
         """whether a call has failed"""
@@ -79,22 +81,9 @@ class WandbTracker(Logger):
         folder = os.path.relpath(run.settings.sync_dir, record.folder.parent)
         record.notes["wandb"] = {"run": run.path, "mode": "offline" if run.offline else "online", "folder": folder}
 
-    @property
-    def name(self) -> str:
-        """Name of the experiment."""
-        return self.record.experiment
-
-    @property
-    def version(self) -> str:
-        """Id of the run."""
-        return self.record.run_id
-
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log values of a step."""
         self._tell(lambda: self.run.log({**metrics, "trainer/global_step": step or 0}))
-
-    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the run has the whole resolved config already."""
 
     def use_subject(self, lineage: Sequence[Mapping[str, Any]]) -> None:
         """At the end, draw the edge from the subject that the run starts from; offline, the metadata carries it instead."""
