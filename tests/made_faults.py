@@ -7,7 +7,7 @@ from typing import Any
 import made
 import numpy as np
 
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 
 Rows = list[dict[str, Any]]
 FORMATS = {
@@ -137,18 +137,18 @@ def bit_run(results: Path, stored: str = "fp32", seed: int = 43, **settings: Any
     """A finished run with every table of bits."""
     folder = made.record(results, "bit_search", seed=seed, precision=stored, **settings)
     rows, ends = search(seed)
-    tables = {
-        paths.BIT_SENSITIVITY: sensitivity(stored, seed=seed), paths.BIT_PATTERNS: patterns(stored, seed=seed),
-        paths.BIT_SEARCH: rows, paths.COLLAPSE: ends,
+    left = {
+        tables.BIT_SENSITIVITY: sensitivity(stored, seed=seed), tables.BIT_PATTERNS: patterns(stored, seed=seed),
+        tables.BIT_SEARCH: rows, tables.COLLAPSE: ends,
     }  # fmt: skip
-    for name, found in tables.items():
-        made.table(folder, name, found)
+    for schema, found in left.items():
+        made.table(folder, schema, found)
     return folder
 
 
 def adversarial_run(results: Path, seed: int = 43, scale: float = 1.0, **settings: Any) -> Path:
     """A finished run with both tables of adversarial inputs."""
     folder = made.record(results, "adversarial", seed=seed, **settings)
-    made.table(folder, paths.ADVERSARIAL, adversarial(seed, scale=scale))
-    made.table(folder, paths.ADVERSARIAL_TOKENS, tokens(seed))
+    made.table(folder, tables.ADVERSARIAL, adversarial(seed, scale=scale))
+    made.table(folder, tables.ADVERSARIAL_TOKENS, tokens(seed))
     return folder

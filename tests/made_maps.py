@@ -9,7 +9,7 @@ import numpy as np
 from scipy import stats
 
 from lit_degrade.criticality.catalog import METRICS
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 
 Rows = list[dict[str, Any]]
 BLOCK = {"attn_q": 1, "attn_k": 1, "attn_v": 1, "attn_o": 1, "mlp_up": 4, "mlp_down": 4}
@@ -170,11 +170,11 @@ def run(results: Path, layers: int = 4, seed: int = 43, **settings: Any) -> Path
     """A finished run with every table."""
     folder = made.record(results, "criticality", seed=seed, **settings)
     rows = scores(layers, seed)
-    tables = {
-        paths.SCORES: rows, paths.CORRELATIONS: correlations(rows), paths.ABLATION: ablation(layers, seed),
-        paths.CLUSTERS: clusters(layers, seed), paths.CLUSTER_EFFECTS: cluster_effects(seed=seed),
-        paths.SPIKES: spikes(layers, seed), paths.SUPER_WEIGHTS: super_weights(seed=seed),
+    left = {
+        tables.SCORES: rows, tables.CORRELATIONS: correlations(rows), tables.ABLATION: ablation(layers, seed),
+        tables.CLUSTERS: clusters(layers, seed), tables.CLUSTER_EFFECTS: cluster_effects(seed=seed),
+        tables.SPIKES: spikes(layers, seed), tables.SUPER_WEIGHTS: super_weights(seed=seed),
     }  # fmt: skip
-    for name, found in tables.items():
-        made.table(folder, name, found)
+    for schema, found in left.items():
+        made.table(folder, schema, found)
     return folder

@@ -8,7 +8,7 @@ import made
 import made_maps
 import numpy as np
 
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 
 Rows = list[dict[str, Any]]
 METHODS = {"magnitude": 2.0, "wanda": 1.0, "sparsegpt": 0.5}
@@ -60,7 +60,7 @@ def pruned(
     facts |= {"reconstruction_error": sparsity**2 * METHODS[method], "perplexity_pre": 20.0}
     prune = {"method": method, "sparsity": sparsity, **settings.pop("prune", {})}
     folder = made.record(results, "pruning", seed=seed, state=state, summary=facts, prune=prune, **settings)
-    made.table(folder, paths.PRUNING, pruning(method, sparsity, seed))
+    made.table(folder, tables.PRUNING, pruning(method, sparsity, seed))
     return folder
 
 
@@ -112,6 +112,6 @@ def benchmarks(variants: Sequence[str] = tuple(VARIANTS), seed: int = 43, levels
 def compared(results: Path, seed: int = 43, answers: Mapping[str, str] | None = None, **settings: Any) -> Path:
     """One run that compares variants and has them do benchmarks."""
     folder = made.record(results, "comparison", seed=seed, **settings)
-    made.table(folder, paths.VARIANTS, variants(seed, answers))
-    made.table(folder, paths.BENCHMARKS, benchmarks(seed=seed))
+    made.table(folder, tables.VARIANTS, variants(seed, answers))
+    made.table(folder, tables.BENCHMARKS, benchmarks(seed=seed))
     return folder

@@ -7,7 +7,7 @@ import pytest
 from test_cli import ROOT
 from test_runs import run, summary_of
 
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ def test_null_directions_are_certified_and_the_eigen_prion_wins(tmp_path: Path) 
     assert summary["null_ratio_best"] <= 1e-3
     assert summary["null_best_below_random"] >= 4
     assert summary["null_median_below_random"] >= 2
-    directions = list(csv.DictReader((folder / paths.DIRECTIONS).open()))
+    directions = list(csv.DictReader((folder / tables.DIRECTIONS).open()))
     assert len(directions) == 10
     assert all(float(row["share_of_random_below"]) == 0 for row in directions)
     assert summary["eigen_prion_wins"] == summary["n_seeds"] == 5

@@ -23,7 +23,7 @@ from lit_degrade.adversarial.embeddings import (
 from lit_degrade.adversarial.tokens import at_random, by_gradient, input_losses, replacements
 from lit_degrade.cli import main
 from lit_degrade.modules import adversarial
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.seeds import generator
 from lit_degrade.subjects.loading import Subject
 from lit_degrade.text import TextSource
@@ -43,7 +43,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_table_of_embeddings_is_what_the_functions_give(record: Path, tiny: Subject) -> None:
-    rows = rows_of(record / paths.ADVERSARIAL)
+    rows = rows_of(record / tables.ADVERSARIAL)
     assert list(rows[0]) == [
         "attack", "norm", "unit", "epsilon", "epsilon_absolute", "draw", "largest", *DAMAGE, "argmax_changed",
     ]  # fmt: skip
@@ -83,7 +83,7 @@ def test_the_table_of_embeddings_is_what_the_functions_give(record: Path, tiny: 
 
 
 def test_the_table_of_tokens_is_what_the_functions_give(record: Path, tiny: Subject) -> None:
-    rows = rows_of(record / paths.ADVERSARIAL_TOKENS)
+    rows = rows_of(record / tables.ADVERSARIAL_TOKENS)
     assert list(rows[0]) == ["attack", "changed", "draw", *DAMAGE, "argmax_changed"]
     assert [(r["attack"], r["draw"], r["changed"]) for r in rows] == [
         (attack, draw, changed)
@@ -111,7 +111,7 @@ def test_the_table_of_tokens_is_what_the_functions_give(record: Path, tiny: Subj
 
 def test_the_summary_compares_with_the_control(record: Path) -> None:
     summary, manifest = summary_of(record), manifest_of(record)
-    rows = [r for r in rows_of(record / paths.ADVERSARIAL) if float(r["epsilon"]) == 0.3]
+    rows = [r for r in rows_of(record / tables.ADVERSARIAL) if float(r["epsilon"]) == 0.3]
     assert (summary["windows"], summary["probe_tokens"], summary["epsilon"]) == (3, 3 * 127, 0.3)
     for norm in ("linf", "l2"):
         lost = {}
@@ -127,7 +127,7 @@ def test_the_summary_compares_with_the_control(record: Path) -> None:
 
 
 def test_answers(record: Path) -> None:
-    answers = {row["subject"]: row for row in rows_of(record / paths.ANSWERS)}
+    answers = {row["subject"]: row for row in rows_of(record / tables.ANSWERS)}
     assert list(answers) == [
         "intact", "random linf 0.3", "random l2 0.3", "fgsm linf 0.3", "fgsm l2 0.3", "pgd linf 0.3", "pgd l2 0.3",
         "gradient tokens 1", "random tokens 1",
@@ -142,9 +142,9 @@ def test_answers(record: Path) -> None:
 
 def test_same_seed_same_numbers(record: Path, tmp_path: Path) -> None:
     again, other = run(tmp_path / "a", verb=COMMAND), run(tmp_path / "b", "--seed_everything", "44", verb=COMMAND)
-    for name in (paths.ADVERSARIAL, paths.ADVERSARIAL_TOKENS, paths.ANSWERS):
+    for name in (tables.ADVERSARIAL, tables.ADVERSARIAL_TOKENS, tables.ANSWERS):
         assert (again / name).read_bytes() == (record / name).read_bytes()
-    assert (other / paths.ADVERSARIAL).read_bytes() != (record / paths.ADVERSARIAL).read_bytes()
+    assert (other / tables.ADVERSARIAL).read_bytes() != (record / tables.ADVERSARIAL).read_bytes()
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8", "nf4"])
@@ -154,7 +154,7 @@ def test_every_format_is_attacked_and_left_alone(precision: str, tmp_path: Path)
     summary, manifest = summary_of(folder), manifest_of(folder)
     assert summary["fgsm_over_random_linf"] > 0.5
     assert manifest["sha256"]["subject_after"] == manifest["sha256"]["subject"]
-    assert not (folder / paths.ADVERSARIAL_TOKENS).exists()
+    assert not (folder / tables.ADVERSARIAL_TOKENS).exists()
 
 
 @pytest.mark.parametrize(

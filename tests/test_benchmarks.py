@@ -35,7 +35,7 @@ from lit_degrade.measures.benchmarks import (
     windows,
 )
 from lit_degrade.measures.perplexity import LogitsFunction, likelihood
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.tasks.benchmarks import HERE, Benchmark, Item, choose_benchmarks, clean, read_benchmark
 from lit_degrade.text import TextSource, TokenStream
 
@@ -344,7 +344,7 @@ def test_mistakes_are_one_line_and_leave_nothing(
 def test_a_run_scores_every_dose(tmp_path: Path, tiny: Subject) -> None:
     zero = ["--model.perturbation.method", "zero", "--model.perturbation.target", "blocks", "--model.levels", "[0.0, 1.0]"]
     folder = run(tmp_path, "--model.limit", "8", *zero, "--model.repetitions", "2", verb=COMMAND)
-    rows, items, summary = rows_of(folder / paths.BENCHMARKS), rows_of(folder / paths.BENCHMARK_ITEMS), summary_of(folder)
+    rows, items, summary = rows_of(folder / tables.BENCHMARKS), rows_of(folder / tables.BENCHMARK_ITEMS), summary_of(folder)
     assert list(rows[0]) == [
         "variant", "method", "target", "level", "level_index", "repetition", "benchmark", "metric", "value", "standard_error",
         "items", "source",
@@ -353,7 +353,7 @@ def test_a_run_scores_every_dose(tmp_path: Path, tiny: Subject) -> None:
     assert len(items) == 5 * 16
     found = {(r["variant"], r["level_index"], r["repetition"], r["benchmark"], r["metric"]): float(r["value"]) for r in rows}
     assert len(found) == len(rows) == 5 * 7
-    dose = next(row for row in rows_of(folder / paths.DOSES) if row["level"] == "1.0")
+    dose = next(row for row in rows_of(folder / tables.DOSES) if row["level"] == "1.0")
     assert found["zero_blocks", "1", "0", "text", "nats_per_token"] == float(dose["nats_per_token"])
     assert found["intact", "0", "0", "text", "token_accuracy"] == summary["token_accuracy_pre"]
     for benchmark, metric in (("hellaswag", "acc_norm"), ("lambada", "perplexity")):
@@ -369,14 +369,14 @@ def test_a_run_scores_every_dose(tmp_path: Path, tiny: Subject) -> None:
     manifest = manifest_of(folder)
     assert manifest["sha256"]["subject_after"] == manifest["sha256"]["subject"]
     assert manifest["sha256"]["benchmark_hellaswag"] == OWN["hellaswag"].sha256
-    assert len(rows_of(folder / paths.EDITS)) > 0
+    assert len(rows_of(folder / tables.EDITS)) > 0
 
 
 def test_a_subject_destroyed_by_a_dose_has_rows_too(tmp_path: Path) -> None:
     """Noise of 1e38 times the weights' spread: what it computes is nan."""
     noise = ["--model.perturbation.method", "add_gauss", "--model.perturbation.target", "blocks", "--model.levels", "[1.0e+38]"]
     folder = run(tmp_path, *noise, "--model.limit", "5", verb=COMMAND)
-    rows = [r for r in rows_of(folder / paths.BENCHMARKS) if r["variant"] != "intact"]
+    rows = [r for r in rows_of(folder / tables.BENCHMARKS) if r["variant"] != "intact"]
     found = {(r["benchmark"], r["metric"]): (r["value"], r["items"]) for r in rows}
     assert found["lambada", "acc"] == found["hellaswag", "acc"] == ("0.0", "5")
     assert found["lambada", "perplexity"] == ("nan", "5")

@@ -25,7 +25,7 @@ from lit_degrade.modules.bit_search import summarised
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.storage import stored
 from lit_degrade.perturbations.targets import sites_of
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject, weights_sha256
 
@@ -277,7 +277,7 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_run_writes_every_flip_and_every_collapse(record: Path) -> None:
-    rows, collapses = rows_of(record / paths.BIT_SEARCH), rows_of(record / paths.COLLAPSE)
+    rows, collapses = rows_of(record / tables.BIT_SEARCH), rows_of(record / tables.COLLAPSE)
     assert list(rows[0]) == [
         "constraint", "arm", "draw", "flip", "parameter", "component", "depth", "index", "bit", "bit_class", "value",
         "value_flipped", "predicted", "nats_per_token", "log_perplexity_ratio", "perplexity", "bits_per_byte",
@@ -313,7 +313,7 @@ def test_what_a_run_found_can_be_flipped_again(record: Path) -> None:
     from lit_degrade.text import TextSource
 
     subject = trained("fp32")
-    rows = [r for r in rows_of(record / paths.BIT_SEARCH) if (r["constraint"], r["arm"]) == ("in_range", "search")][1:]
+    rows = [r for r in rows_of(record / tables.BIT_SEARCH) if (r["constraint"], r["arm"]) == ("in_range", "search")][1:]
     probe = TextSource(probe_tokens=1024).blocks("probe", subject.tokenizer, 8)
     with flipped(subject, [Flip(row["parameter"], int(row["index"]), int(row["bit"])) for row in rows]):
         again = likelihood(lambda ids: subject.model(input_ids=ids, use_cache=False).logits, probe)

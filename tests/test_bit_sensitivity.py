@@ -19,7 +19,7 @@ from lit_degrade.perturbations.bits import WIDTHS, bit_numbers
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.edits import Dose, perturbed
 from lit_degrade.perturbations.storage import stored
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject, weights_sha256
 from lit_degrade.text import TextSource, TokenStream
@@ -33,13 +33,13 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def table(results: Path, *args: str, name: str = paths.BIT_SENSITIVITY) -> list[dict[str, str]]:
+def table(results: Path, *args: str, name: str = tables.BIT_SENSITIVITY) -> list[dict[str, str]]:
     return rows_of(run(results, *args, verb=COMMAND) / name)
 
 
 def test_the_table_is_what_a_loop_finds(tmp_path: Path) -> None:
     path = run(tmp_path, "--model.layers", "0", "--model.k", "1", verb=COMMAND)
-    rows = rows_of(path / paths.BIT_SENSITIVITY)
+    rows = rows_of(path / tables.BIT_SENSITIVITY)
     assert list(rows[0]) == COLUMNS
     subject = load("tiny-60k")
     blocks = TextSource(probe_tokens=1024).blocks("probe", subject.tokenizer, 8)
@@ -76,8 +76,8 @@ def test_the_table_is_what_a_loop_finds(tmp_path: Path) -> None:
 def test_patterns_are_those_of_the_matrices(tmp_path: Path) -> None:
     options = ["--model.layers", "0", "--model.k", "1", "--model.bits", "sign", "--precision", "bf16"]
     path = run(tmp_path, *options, verb=COMMAND)
-    assert {row["bit"] for row in rows_of(path / paths.BIT_SENSITIVITY)} == {"15"}
-    rows = rows_of(path / paths.BIT_PATTERNS)
+    assert {row["bit"] for row in rows_of(path / tables.BIT_SENSITIVITY)} == {"15"}
+    rows = rows_of(path / tables.BIT_PATTERNS)
     assert len(rows) == 6 * 16
     subject = load("tiny-60k")
     site = subject.anatomy.select("mlp_up", [0])[0]
@@ -172,7 +172,7 @@ def test_random_faults_hit_the_class_asked_for(precision: str, bits: str, tmp_pa
         "[1e-3]",
     ]
     path = run(tmp_path, *options, verb=FAULTS)
-    edits, (dose,) = rows_of(path / paths.EDITS), rows_of(path / paths.DOSES)
+    edits, (dose,) = rows_of(path / tables.EDITS), rows_of(path / tables.DOSES)
     assert {row["format"] for row in edits} == {precision}
     assert float(dose["dose_achieved"]) == pytest.approx(1e-3, rel=0.5)
     spec = SubjectSpec("tiny-250k", precision=precision)  # type: ignore[arg-type]

@@ -19,7 +19,7 @@ from lit_degrade.criticality.catalog import CONTROLS, METRICS, TREATED
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.edits import Dose, perturbed
-from lit_degrade.records import paths
+from lit_degrade.records import paths, tables
 from lit_degrade.text import TextSource
 
 SMALL = ["--text.probe_tokens", "1024", "--verbosity", "quiet"]
@@ -41,7 +41,7 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_table_of_a_run(full: Path) -> None:
-    scores, effects = rows_of(full / paths.SCORES), rows_of(full / paths.EFFECTS)
+    scores, effects = rows_of(full / tables.SCORES), rows_of(full / tables.EFFECTS)
     sites = 2 * 6  # Q, K, V of a fused matrix have profiles of their own
     assert Counter(row["metric"] for row in scores) == dict.fromkeys(METRICS, sites)
     assert {row["component"] for row in scores} == {"attn_q", "attn_k", "attn_v", "attn_o", "mlp_up", "mlp_down"}
@@ -70,7 +70,7 @@ def test_an_effect_is_what_the_subject_measures_without_those_weights(full: Path
         return likelihood(lambda ids: subject.model(input_ids=ids).logits, probe).nats_per_token
 
     before, summary = measured(), summary_of(full)
-    effects = rows_of(full / paths.EFFECTS)
+    effects = rows_of(full / tables.EFFECTS)
     for metric in ("magnitude", "grad_squared"):
         selection = full / paths.TOP.format(metric, 50)
         settings = PerturbationSettings("zero", "blocks", selection=str(selection))
@@ -101,7 +101,7 @@ def test_rankings_and_sets_are_the_weights_of_highest_score(full: Path) -> None:
 
 
 def test_stability_is_between_parts_of_the_text_and_between_metrics(full: Path) -> None:
-    rows = rows_of(full / paths.STABILITY)
+    rows = rows_of(full / tables.STABILITY)
     assert Counter(row["kind"] for row in rows) == {"batches": 7 * 2, "metrics": 21 * 2}
     exact = [row for row in rows if row["kind"] == "batches" and row["metric"] == "magnitude"]
     assert all(float(row["jaccard"]) == float(row["rbo"]) == 1.0 for row in exact), "no text, no difference"
@@ -112,30 +112,30 @@ def test_stability_is_between_parts_of_the_text_and_between_metrics(full: Path) 
 
 
 def test_clusters_are_of_sites_and_are_perturbed(full: Path) -> None:
-    clusters, effects = rows_of(full / paths.CLUSTERS), rows_of(full / paths.CLUSTER_EFFECTS)
+    clusters, effects = rows_of(full / tables.CLUSTERS), rows_of(full / tables.CLUSTER_EFFECTS)
     assert len(clusters) == 12
     assert {(row["parameter"], row["component"]) for row in clusters} == {
-        (row["parameter"], row["component"]) for row in rows_of(full / paths.SCORES)
+        (row["parameter"], row["component"]) for row in rows_of(full / tables.SCORES)
     }
     for algorithm in ("kmeans", "dbscan"):
         labels = Counter(row[algorithm] for row in clusters if row[algorithm] != "-1")
         own = [row for row in effects if row["algorithm"] == algorithm]
         assert {row["cluster"]: int(row["sites"]) for row in own} == labels
         assert {row["weights"] for row in own} == {"50"}
-    assert {row["kind"] for row in rows_of(full / paths.CORRELATIONS)} == {"metrics", "depths"}
+    assert {row["kind"] for row in rows_of(full / tables.CORRELATIONS)} == {"metrics", "depths"}
 
 
 def test_the_same_run_has_the_same_numbers(full: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)  # nothing is drawn from global state
     again = run(tmp_path, verb=CRITICAL)
-    for name in (paths.SCORES, paths.EFFECTS, paths.STABILITY, paths.CLUSTERS, paths.CLUSTER_EFFECTS, paths.CORRELATIONS):
+    for name in (tables.SCORES, tables.EFFECTS, tables.STABILITY, tables.CLUSTERS, tables.CLUSTER_EFFECTS, tables.CORRELATIONS):
         assert (again / name).read_bytes() == (full / name).read_bytes(), name
 
 
 def test_another_seed_has_other_text_and_other_controls(full: Path, tmp_path: Path) -> None:
     other = run(tmp_path, "--seed_everything", "7", *metrics("magnitude", "grad_squared"), verb=CRITICAL)
     mine, theirs = (
-        {(r["metric"], r["arm"], r["k"], r["draw"]): r["log_perplexity_ratio"] for r in rows_of(folder / paths.EFFECTS)}
+        {(r["metric"], r["arm"], r["k"], r["draw"]): r["log_perplexity_ratio"] for r in rows_of(folder / tables.EFFECTS)}
         for folder in (full, other)
     )
     assert mine["magnitude", TREATED, "50", "0"] == theirs["magnitude", TREATED, "50", "0"]
@@ -147,7 +147,7 @@ def test_another_seed_has_other_text_and_other_controls(full: Path, tmp_path: Pa
 def test_every_injury_of_chosen_weights(method: str, tmp_path: Path) -> None:
     level = {"sign_flip": 1.0, "add_gauss": 2.0, "bit_flip": 0.1}[method]
     injury = ["--model.perturbation.method", method, "--model.level", str(level)]
-    rows = rows_of(run(tmp_path, *injury, *metrics("act_mag"), verb=CRITICAL) / paths.EFFECTS)
+    rows = rows_of(run(tmp_path, *injury, *metrics("act_mag"), verb=CRITICAL) / tables.EFFECTS)
     treated = [row for row in rows if (row["arm"], row["k"]) == (TREATED, "50")]
     assert len(treated) == (1 if method == "sign_flip" else 2)
     assert {row["random"] for row in treated} == {str(method != "sign_flip")}
@@ -158,8 +158,8 @@ def test_every_injury_of_chosen_weights(method: str, tmp_path: Path) -> None:
 
 def test_per_layer_every_matrix_gives_as_many(tmp_path: Path) -> None:
     folder = run(tmp_path, "--model.mode", "per_layer", *metrics("grad_x_weight"), verb=CRITICAL)
-    assert {(row["top_5"], row["top_50"]) for row in rows_of(folder / paths.SCORES)} == {("5", "50")}
-    assert {int(row["weights"]) for row in rows_of(folder / paths.EFFECTS)} == {60, 600}
+    assert {(row["top_5"], row["top_50"]) for row in rows_of(folder / tables.SCORES)} == {("5", "50")}
+    assert {int(row["weights"]) for row in rows_of(folder / tables.EFFECTS)} == {60, 600}
 
 
 def test_drift_between_subjects(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_drift_between_subjects(tmp_path: Path) -> None:
     attack = ["fit", "--config", str(ROOT / "configs/finetune.yaml"), "--subject", "tiny-60k", "--trainer.max_steps", "30"]
     tuned = run(tmp_path / "fit", *SMALL, verb=attack)
     folder = run(tmp_path, "--model.beside", f"[{tuned}]", *metrics("magnitude", "grad_x_weight"), verb=CRITICAL)
-    rows = [row for row in rows_of(folder / paths.STABILITY) if row["kind"] == "subjects" and row["k"] == "50"]
+    rows = [row for row in rows_of(folder / tables.STABILITY) if row["kind"] == "subjects" and row["k"] == "50"]
     assert [(row["metric"], row["a"], row["b"]) for row in rows] == [
         (metric, "tiny-60k", str(tuned)) for metric in ("magnitude", "grad_x_weight")
     ]
@@ -186,7 +186,7 @@ def test_large_weights_without_inputs_are_not_critical_known_error_10(tmp_path: 
     subject.save(tmp_path / "subject")
     own = ["--subject", str(tmp_path / "subject"), *metrics("magnitude", "act_mag", "grad_x_weight")]
     folder = run(tmp_path, *own, verb=CRITICAL)
-    rows = rows_of(folder / paths.EFFECTS)
+    rows = rows_of(folder / tables.EFFECTS)
     lost = {row["metric"]: float(row["log_perplexity_ratio"]) for row in rows if (row["arm"], row["k"]) == (TREATED, "50")}
     assert abs(lost["magnitude"]) < 1e-4
     assert min(lost["act_mag"], lost["grad_x_weight"]) > 0.005
@@ -199,7 +199,7 @@ def test_scores_without_gradients_at_every_precision(precision: str, tmp_path: P
     own = ["--subject", subject, "--precision", precision, "--model.perturbation.target", "mlp"]
     own += metrics("magnitude", "act_mag")
     folder = run(tmp_path, *own, verb=CRITICAL)
-    rows = [row for row in rows_of(folder / paths.EFFECTS) if (row["arm"], row["k"]) == (TREATED, "50")]
+    rows = [row for row in rows_of(folder / tables.EFFECTS) if (row["arm"], row["k"]) == (TREATED, "50")]
     assert [row["metric"] for row in rows] == ["magnitude", "act_mag"]
     assert all(0 < abs(float(row["log_perplexity_ratio"])) < 1 for row in rows)
     assert manifest_of(folder)["sha256"]["subject_after"] == manifest_of(folder)["sha256"]["subject"]
@@ -210,7 +210,7 @@ def test_other_architectures(family_name: str, tmp_path: Path) -> None:
     subject = random_folder(family_name, tmp_path / "subject")
     own = ["--subject", subject, "--text.block", "32", "--text.probe_tokens", "256", "--model.perturbation.target", "all"]
     found = run(tmp_path, *own, *metrics("random", "grad_squared", "hutchinson_diag"), verb=CRITICAL)
-    components = {row["component"] for row in rows_of(found / paths.SCORES)}
+    components = {row["component"] for row in rows_of(found / tables.SCORES)}
     assert {"embed", "norm", "attn_k", "mlp_down"} <= components
 
 
@@ -271,7 +271,7 @@ def test_bad_input_is_one_line_and_leaves_nothing(case: str, tmp_path: Path, cap
 
 def test_ablation_of_every_layer_and_matrix(tmp_path: Path) -> None:
     folder = run(tmp_path, verb=ABLATION)
-    rows = rows_of(folder / paths.ABLATION)
+    rows = rows_of(folder / tables.ABLATION)
     assert Counter(row["kind"] for row in rows) == {"layer": 2, "matrix": 2 * 6 + 2}
     subject = load("tiny-60k")
     probe = TextSource(probe_tokens=1024).blocks("probe", subject.tokenizer, 8)
@@ -302,7 +302,7 @@ def test_ablation_of_every_layer_and_matrix(tmp_path: Path) -> None:
 
 def test_ablation_of_what_the_user_names(tmp_path: Path) -> None:
     name = "gpt_neox.layers.1.mlp.dense_h_to_4h.weight"
-    rows = rows_of(run(tmp_path, "--model.units", f"[{name}, attn_v, matrices]", verb=ABLATION) / paths.ABLATION)
+    rows = rows_of(run(tmp_path, "--model.units", f"[{name}, attn_v, matrices]", verb=ABLATION) / tables.ABLATION)
     found = {row["unit"]: row for row in rows}
     assert found[name]["log_perplexity_ratio"] == found["mlp_up 1"]["log_perplexity_ratio"]
     assert (found[name]["kind"], found["attn_v"]["kind"], found["attn_v"]["weights"]) == ("named", "named", "1152")
@@ -319,7 +319,7 @@ def test_ablation_by_noise_is_repeated(tmp_path: Path) -> None:
         "--model.units",
         "[layers]",
     ]
-    rows = rows_of(run(tmp_path, *noise, verb=ABLATION) / paths.ABLATION)
+    rows = rows_of(run(tmp_path, *noise, verb=ABLATION) / tables.ABLATION)
     assert [(row["unit"], row["draw"]) for row in rows] == [(f"layer {d}", str(i)) for d in (0, 1) for i in range(3)]
     assert len({row["log_perplexity_ratio"] for row in rows}) == 6
     assert all(float(row["relative_norm"]) == pytest.approx(0.5, rel=0.1) for row in rows)

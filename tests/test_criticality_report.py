@@ -21,7 +21,7 @@ from lit_degrade.cli import main
 from lit_degrade.criticality import catalog
 from lit_degrade.criticality.stability import agreement
 from lit_degrade.evidence.criticality import (
-    LAYOUTS,
+    CRITICALITY,
     MATCHED,
     Cell,
     cells_of,
@@ -43,8 +43,8 @@ from lit_degrade.evidence.figures.maps import map_plates
 from lit_degrade.evidence.figures.outcomes import METRICS
 from lit_degrade.evidence.rankings import agreement_of_runs
 from lit_degrade.evidence.statistics import difference_interval, holm, t_interval
-from lit_degrade.records import paths
-from lit_degrade.records.paths import ABLATION, CLUSTERS, EFFECTS, RANKINGS, SCORES, STABILITY, SUPER_WEIGHTS
+from lit_degrade.records.paths import RANKINGS
+from lit_degrade.records.tables import ABLATION, CLUSTERS, EFFECTS, SCORES, STABILITY, SUPER_WEIGHTS
 
 Damages = dict[tuple[str, str], list[Any]]
 """Metric and arm -> damage of its draws at k = 10."""
@@ -77,7 +77,7 @@ def scored(results: Path, rows: list[dict[str, Any]] | None = None, likeness: An
 
 def cells(results: Path) -> dict[tuple[str, int], Cell]:
     found = section(results)
-    return {(cell.metric, cell.k): cell for cell in cells_of(found.criticality[EFFECTS], found.groups[0])}
+    return {(cell.metric, cell.k): cell for cell in cells_of(found.tables[EFFECTS], found.groups[0])}
 
 
 def shifted(by: dict[tuple[str, str], float]) -> Damages:
@@ -121,11 +121,11 @@ def test_one_run_has_an_interval_over_draws_and_says_so(tmp_path: Path) -> None:
     assert (it.estimate.interval.low, it.estimate.interval.high) == pytest.approx((1 - control.high, 1 - control.low))
     assert math.isnan(it.p)
     found = section(tmp_path)
-    matched, lowest, best = effect_tables(found.criticality[EFFECTS], found.groups, "x.csv")
+    matched, lowest, best = effect_tables(found.tables[EFFECTS], found.groups, "x.csv")
     assert "interval over draws, of a single run" in matched.note
     assert "of a single run" in best.note
     assert lowest.rows == [["magnitude × activation", "1"], ["magnitude", "0.4"]]
-    (ratio,) = {row["interval_over"] for row in effect_rows(found.criticality[EFFECTS], found.groups)}
+    (ratio,) = {row["interval_over"] for row in effect_rows(found.tables[EFFECTS], found.groups)}
     assert ratio == "draws"
 
 
@@ -157,7 +157,7 @@ def test_divergence_is_counted_and_in_no_mean(top: Any, control: list[Any], valu
     assert (it.estimate.n, it.estimate.diverged, it.estimate.mean) == (3, 1, pytest.approx(1.7))
     assert (it.treated_diverged, it.control_diverged) == counts
     found = section(tmp_path)
-    cell = effect_tables(found.criticality[EFFECTS], found.groups, "x")[0].rows[0][1]
+    cell = effect_tables(found.tables[EFFECTS], found.groups, "x")[0].rows[0][1]
     assert ("1 of 3 runs not finite" in cell) == bool(counts[0])
     assert (f"{counts[1]} of " in cell and "draws of the control not finite" in cell) == bool(counts[1])
 
@@ -166,7 +166,7 @@ def test_everything_may_have_diverged(tmp_path: Path) -> None:
     scored(tmp_path, [row | {"log_perplexity_ratio": "inf"} for row in made.effects(ks=(1, 10))])
     found = plates(tmp_path)
     assert "not finite, or beyond 1e100 (random scores: 24; " in found["effects_zero_global"].caption
-    (table, *_) = effect_tables(section(tmp_path).criticality[EFFECTS], section(tmp_path).groups, "x")
+    (table, *_) = effect_tables(section(tmp_path).tables[EFFECTS], section(tmp_path).groups, "x")
     assert table.rows[0][1] == "1 of 1 runs not finite, 5 of 5 draws of the control not finite"
 
 
@@ -212,11 +212,11 @@ def test_the_best_metric_leads_by_differences_of_runs(tmp_path: Path) -> None:
     assert (gap.n, gap.mean) == (3, pytest.approx(2.2 / 3))
     assert (gap.interval.low, gap.interval.high) == pytest.approx((expected.low, expected.high))
     found = section(tmp_path)
-    *_, best = effect_tables(found.criticality[EFFECTS], found.groups, "x.csv")
+    *_, best = effect_tables(found.tables[EFFECTS], found.groups, "x.csv")
     (row,) = best.rows
     assert (row[0], row[1], row[3]) == ("10", "magnitude × activation", "magnitude")
     assert row[5].startswith("0.733 [")
-    rows = pd.DataFrame(effect_rows(found.criticality[EFFECTS], found.groups)).query("control == 'matched_random_k'")
+    rows = pd.DataFrame(effect_rows(found.tables[EFFECTS], found.groups)).query("control == 'matched_random_k'")
     assert rows["rank"].tolist() == [1, 2]
     assert rows["difference_to_next"].tolist() == pytest.approx([2.2 / 3, math.nan], nan_ok=True)
 
@@ -253,7 +253,7 @@ def test_sizes_that_were_not_written_are_not_there(tmp_path: Path) -> None:
     scored(tmp_path, rows)
     found = section(tmp_path)
     assert not found.cautions
-    (first, *_) = effect_rows(found.criticality[EFFECTS], found.groups)
+    (first, *_) = effect_rows(found.tables[EFFECTS], found.groups)
     assert math.isnan(first["treated_zero_scores"])
     assert first["treated_norm_of_change"] == 1.0
 
@@ -265,7 +265,7 @@ def test_a_metric_whose_set_destroys_the_subject_comes_first(tmp_path: Path) -> 
     (order,) = ranked(list(cells(tmp_path).values()), MATCHED)
     assert [cell.metric for cell, _ in order] == ["magnitude", "act_mag"]
     found = section(tmp_path)
-    *_, best = effect_tables(found.criticality[EFFECTS], found.groups, "x.csv")
+    *_, best = effect_tables(found.tables[EFFECTS], found.groups, "x.csv")
     assert best.rows[0][5].endswith(", 1 of 3 not finite")
 
 
@@ -273,7 +273,7 @@ def test_p_is_adjusted_over_metrics_and_k(tmp_path: Path) -> None:
     for seed in (1, 2, 3):
         scored(tmp_path, made.effects(["random", "magnitude"], (1, 10), seed=seed, modes=("global",)), seed=seed)
     found = section(tmp_path)
-    rows = pd.DataFrame(effect_rows(found.criticality[EFFECTS], found.groups))
+    rows = pd.DataFrame(effect_rows(found.tables[EFFECTS], found.groups))
     for _, own in rows.groupby("control"):
         assert len(own) == 4
         assert own["p_holm"].tolist() == pytest.approx(holm(own["p"]).tolist())
@@ -310,7 +310,7 @@ def test_a_control_that_is_unlike_the_treated_set_is_questioned(tmp_path: Path) 
     ]
     scored(tmp_path, rows)
     found = section(tmp_path)
-    matched, lowest, _ = effect_tables(found.criticality[EFFECTS], found.groups, "x.csv")
+    matched, lowest, _ = effect_tables(found.tables[EFFECTS], found.groups, "x.csv")
     assert "share of its weights that do: magnitude 42 % (k = 10)." in matched.note
     assert "it may explain the excess: magnitude × activation 1.6 times (k = 10); magnitude 1.6 times (k = 10)." in matched.note
     assert "could not match" not in lowest.note
@@ -320,7 +320,7 @@ def test_a_control_that_is_unlike_the_treated_set_is_questioned(tmp_path: Path) 
 def test_a_control_that_is_like_the_treated_set_is_not_questioned(tmp_path: Path) -> None:
     scored(tmp_path, effects(TWO, norm_of_change=1.5))
     found = section(tmp_path)
-    matched, *_ = effect_tables(found.criticality[EFFECTS], found.groups, "x.csv")
+    matched, *_ = effect_tables(found.tables[EFFECTS], found.groups, "x.csv")
     assert "could not" not in matched.note
     assert "explain" not in matched.note
 
@@ -388,7 +388,7 @@ def test_rankings_of_runs_are_compared_pair_by_pair(tmp_path: Path) -> None:
     for seed, rows in lists.items():
         folder = scored(tmp_path, made.effects(["magnitude"], (1, 3, 10)), seed=seed)
         made.rankings(folder, {"magnitude": rows, "act_mag": rows[:2]} if seed < 3 else {"magnitude": rows}, weights=100)
-    found = section(tmp_path).criticality[RANKINGS]
+    found = section(tmp_path).agreement
     assert found.groupby(["metric", "k"]).size().to_dict() == {("magnitude", 1): 3, ("magnitude", 3): 3, ("act_mag", 1): 1}
     expected = agreement(np.array([1, 2, 3]), np.array([1, 3, 4]), 100)
     at_three = found[found["k"] == 3].sort_values("jaccard")
@@ -418,13 +418,13 @@ def test_rankings_that_cannot_be_compared_are_named(case: str, tmp_path: Path) -
         made.rankings(last, **({"ranked": {"magnitude": [[0, 1]]}} | content))
     found = section(tmp_path)
     assert any(last.name in caution and expected in caution for caution in found.cautions), found.cautions
-    assert len(found.criticality[RANKINGS]) == 1
+    assert len(found.agreement) == 1
 
 
 def test_runs_of_other_groups_are_not_compared(tmp_path: Path) -> None:
     for subject in ("tiny-60k", "tiny-1m"):
         made.rankings(scored(tmp_path, made.effects(["magnitude"], (1,)), subject=subject), {"magnitude": [[0, 1]]})
-    assert not len(section(tmp_path).criticality[RANKINGS])
+    assert not len(section(tmp_path).agreement)
 
 
 def test_the_matrix_has_metrics_beside_and_batches_on_the_diagonal(tmp_path: Path) -> None:
@@ -485,7 +485,7 @@ def test_the_table_of_stability_has_batches_beside_runs(tmp_path: Path) -> None:
     found = section(tmp_path)
     (table,) = stability_tables(likeness_of(found), found.groups, "x.csv")
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
-    lines = found.criticality[STABILITY].query("kind == 'batches' and metric == 'act_mag'")["jaccard_corrected"]
+    lines = found.tables[STABILITY].query("kind == 'batches' and metric == 'act_mag'")["jaccard_corrected"]
     assert rows["magnitude × activation", "10"][0] == f"{lines.mean():.3g}"
     assert rows["magnitude × activation", "10"][3:] == ["6", "1", "1", "1", "1"]
     chance = agreement(np.arange(10), np.arange(10, 20), 1000).jaccard_corrected
@@ -501,7 +501,7 @@ def test_an_undefined_tau_is_not_there(tmp_path: Path) -> None:
     rows = made.stability(["act_mag"], (10,), 2)
     scored(tmp_path, made.effects(["act_mag"], (1,)), [row | {"kendall_tau": "nan"} for row in rows])
     found = section(tmp_path)
-    assert found.criticality[STABILITY]["kendall_tau"].isna().all()
+    assert found.tables[STABILITY]["kendall_tau"].isna().all()
     (table,) = stability_tables(likeness_of(found), found.groups, "x.csv")
     assert table.rows[0][3] == ""
 
@@ -528,7 +528,7 @@ def test_broken_lines_are_named_and_the_rest_is_shown(case: str, tmp_path: Path)
     )
     found = section(tmp_path)
     assert any(expected in caution for caution in found.cautions), found.cautions
-    assert len(found.criticality[EFFECTS]) == 1
+    assert len(found.tables[EFFECTS]) == 1
 
 
 def rows_of(folder: Path) -> pd.DataFrame:
@@ -547,8 +547,7 @@ def test_words_that_may_be_empty_are_read_as_such(tmp_path: Path) -> None:
 
 
 def test_no_super_weights_are_a_result(tmp_path: Path) -> None:
-    layout = next(layout for layout in LAYOUTS if layout.file == SUPER_WEIGHTS)
-    names = (*layout.words, *layout.numbers, *layout.maybe, *layout.truths, *layout.labels)
+    names = [column.name for column in SUPER_WEIGHTS.columns if column.needed]
     (tmp_path / SUPER_WEIGHTS).write_text(",".join(names) + "\n")
     found, cautions = read_criticality(rows_of(tmp_path))
     assert (len(found[SUPER_WEIGHTS]), cautions) == (0, [])
@@ -565,17 +564,15 @@ def test_published_super_weights_that_no_search_found_are_kept(tmp_path: Path) -
 def test_every_table_may_be_missing(tmp_path: Path) -> None:
     found, cautions = read_criticality(rows_of(tmp_path))
     assert cautions == []
-    assert {name: len(table) for name, table in found.items()} == {layout.file: 0 for layout in LAYOUTS}
+    assert {schema: len(table) for schema, table in found.items()} == dict.fromkeys(CRITICALITY, 0)
     assert not len(agreement_of_runs([], found)[0])
-    csv = {name for name in vars(paths).values() if isinstance(name, str) and name.endswith(".csv")}
-    assert {layout.file for layout in LAYOUTS} < csv
 
 
 def test_a_wrong_table_is_named(tmp_path: Path) -> None:
-    for layout in LAYOUTS:
-        (tmp_path / layout.file).write_text("a,b\n1,2\n")
+    for schema in CRITICALITY:
+        (tmp_path / schema).write_text("a,b\n1,2\n")
     found, cautions = read_criticality(rows_of(tmp_path))
-    assert [caution.split(" cannot")[0] for caution in cautions] == [f"a: {layout.file}" for layout in LAYOUTS]
+    assert [caution.split(" cannot")[0] for caution in cautions] == [f"a: {schema}" for schema in CRITICALITY]
     assert not any(map(len, found.values()))
 
 

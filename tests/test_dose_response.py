@@ -22,7 +22,7 @@ from lit_degrade.evidence.markdown import exchange_rates_markdown
 from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section, make_sections
 from lit_degrade.perturbations import catalog
-from lit_degrade.records.paths import DOSES, EXCHANGE_RATES
+from lit_degrade.records.tables import DOSES, EXCHANGE_RATES
 
 TARGETS = ["attn", "mlp", "embed", "all"]
 

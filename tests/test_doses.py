@@ -17,7 +17,7 @@ from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings
 from lit_degrade.perturbations.edits import Dose, perturbed
 from lit_degrade.perturbations.exchange import TOLERANCE, dose_range, find_dose
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.text import TextSource
 
 SMALL = ["--subject", "tiny-60k", "--text.probe_tokens", "2048", "--verbosity", "quiet"]
@@ -33,7 +33,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 def test_every_dose_is_what_the_subject_measures_under_it(tmp_path: Path) -> None:
     folder = run(tmp_path, *ZERO, "--model.repetitions", "2", verb=EVALUATE)
-    doses = rows_of(folder / paths.DOSES)
+    doses = rows_of(folder / tables.DOSES)
     assert [(float(row["level"]), int(row["repetition"])) for row in doses] == [(v, r) for v in (0.0, 0.5, 1.0) for r in (0, 1)]
     subject = load("tiny-60k")
     probe = TextSource(probe_tokens=2048).blocks("probe", subject.tokenizer, 16)
@@ -45,7 +45,7 @@ def test_every_dose_is_what_the_subject_measures_under_it(tmp_path: Path) -> Non
         assert int(row["changed"]) == sum(record.changed for record in records)
         assert float(row["dose_achieved"]) == pytest.approx(dose.level, abs=1e-3)
     assert doses[4]["nats_per_token"] == doses[5]["nats_per_token"], "all weights are zero in both"
-    edits = rows_of(folder / paths.EDITS)
+    edits = rows_of(folder / tables.EDITS)
     assert len(edits) == 6 * 2
     assert {edit["component"] for edit in edits} == {"mlp_up"}
     manifest = manifest_of(folder)
@@ -57,12 +57,12 @@ def test_every_dose_is_what_the_subject_measures_under_it(tmp_path: Path) -> Non
 def test_without_a_perturbation_the_subject_is_measured_as_it_is(tmp_path: Path) -> None:
     folder = run(tmp_path, verb=EVALUATE)
     assert summary_of(folder)["doses"] == 0
-    assert not (folder / paths.DOSES).exists()
+    assert not (folder / tables.DOSES).exists()
 
 
 def test_a_destroyed_subject_is_an_outcome(tmp_path: Path) -> None:
     flips = ["--model.perturbation.method", "bit_flip", "--model.perturbation.target", "all", "--model.levels", "[0.01]"]
-    (row,) = rows_of(run(tmp_path, *flips, verb=EVALUATE) / paths.DOSES)
+    (row,) = rows_of(run(tmp_path, *flips, verb=EVALUATE) / tables.DOSES)
     assert not math.isfinite(float(row["nats_per_token"]))
     assert not math.isfinite(float(row["rank_reduction"]))
     assert int(row["nonfinite"]) > 0
@@ -115,7 +115,7 @@ def test_the_search_takes_the_least_dose_of_a_loss_that_jumps() -> None:
 def test_exchange_rates(tmp_path: Path) -> None:
     args = ["--model.methods", "mult_gauss,prune_magnitude,uni_quant", "--model.targets", "attn_q,mlp_down,blocks"]
     folder = run(tmp_path, *args, "--model.repetitions", "2", verb=EXCHANGE)
-    rows = rows_of(folder / paths.EXCHANGE_RATES)
+    rows = rows_of(folder / tables.EXCHANGE_RATES)
     assert [row["method"] for row in rows if row["target"] == "blocks"] == [
         "mult_gauss", "mult_gauss", "prune_magnitude", "uni_quant",
     ]  # fmt: skip
@@ -137,9 +137,9 @@ def test_exchange_rates(tmp_path: Path) -> None:
 
 def test_exchange_rates_are_reproducible(tmp_path: Path) -> None:
     args = ["--model.methods", "ablation,bit_flip", "--model.targets", "attn_v", "--model.repetitions", "2"]
-    first = (run(tmp_path / "a", *args, verb=EXCHANGE) / paths.EXCHANGE_RATES).read_bytes()
+    first = (run(tmp_path / "a", *args, verb=EXCHANGE) / tables.EXCHANGE_RATES).read_bytes()
     torch.manual_seed(1)  # nothing is drawn from global state
-    assert (run(tmp_path / "b", *args, verb=EXCHANGE) / paths.EXCHANGE_RATES).read_bytes() == first
+    assert (run(tmp_path / "b", *args, verb=EXCHANGE) / tables.EXCHANGE_RATES).read_bytes() == first
 
 
 @pytest.mark.parametrize(

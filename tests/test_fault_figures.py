@@ -27,7 +27,7 @@ from lit_degrade.evidence.figures.panels import Plate
 from lit_degrade.evidence.report import report
 from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section, make_sections
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 
 SHIPPED = Path(__file__).parents[1] / "lit_degrade" / "evidence" / "shipped"
 
@@ -135,7 +135,7 @@ def test_bits_stand_from_high_to_low_with_classes_and_crosses(drawn: dict[str, P
         text.get_text(): text.get_position()[0] for text in ax.texts if not text.get_text().startswith("\N{MULTIPLICATION X}")
     }
     assert classes == {"sign": 31, "exponent": pytest.approx(26.5), "mantissa": 11}
-    lines = bits.findings[paths.BIT_SENSITIVITY]
+    lines = bits.tables[tables.BIT_SENSITIVITY]
     top = lines[lines["bit"] == 30]
     share = np.isinf(top["log_perplexity_ratio"]).mean()
     (cross,) = [text for text in ax.texts if text.get_text().startswith("\N{MULTIPLICATION X}")]
@@ -153,7 +153,7 @@ def test_bits_stand_from_high_to_low_with_classes_and_crosses(drawn: dict[str, P
 
 def test_bits_without_any_finite_loss_are_drawn(tmp_path: Path) -> None:
     rows = [row | {"log_perplexity_ratio": "nan"} for row in made_faults.sensitivity("nf4", 3)]
-    (ax,) = panels(plates(left(tmp_path, paths.BIT_SENSITIVITY, rows))["bit_sensitivity"]).values()
+    (ax,) = panels(plates(left(tmp_path, tables.BIT_SENSITIVITY, rows))["bit_sensitivity"]).values()
     assert [text.get_text() for text in ax.texts if "\n" in text.get_text()] == ["\N{MULTIPLICATION X}\n100"] * 4
 
 
@@ -175,14 +175,14 @@ def test_patterns_are_means_over_matrices_then_runs(bits: Section, drawn: dict[s
     assert (row["ones"], row["least"], row["most"]) == (pytest.approx((0.3 + 0.9) / 2), 0.2, 0.9)
     (ax,) = panels(drawn["bit_patterns"]).values()
     (points,) = [line for line in ax.lines if line.get_marker() == "o"]
-    means = bits.findings[paths.BIT_PATTERNS].groupby("bit")["ones"].mean()
+    means = bits.tables[tables.BIT_PATTERNS].groupby("bit")["ones"].mean()
     assert dict(np.asarray(points.get_xydata())) == pytest.approx({bit: 100 * mean for bit, mean in means.items()})
 
 
 def test_searches_are_lines_that_end_where_they_collapse(drawn: dict[str, Plate], bits: Section) -> None:
     found = panels(drawn["bit_search"])
     assert list(found) == ["values stay in range", "any value"]
-    lines = bits.findings[paths.BIT_SEARCH]
+    lines = bits.tables[tables.BIT_SEARCH]
     for ax, constraint in zip(found.values(), ("in_range", "free"), strict=True):
         own = lines[(lines["constraint"] == constraint) & (lines["arm"] == "search")]
         bold = [line for line in in_colour(ax, 0) if line.get_linewidth() == 1.8]
@@ -208,7 +208,7 @@ def test_an_accuracy_that_is_not_finite_is_a_cross_at_the_top(tmp_path: Path) ->
     for row in rows:
         if (row["constraint"], row["arm"], row["draw"], row["flip"]) == ("free", "random", 1, 64):
             row["token_accuracy"] = "nan"
-    plate = plates(left(tmp_path, paths.BIT_SEARCH, rows))["bit_search"]
+    plate = plates(left(tmp_path, tables.BIT_SEARCH, rows))["bit_search"]
     ax = panels(plate)["any value"]
     crosses = [tuple(place) for line in ax.lines if line.get_marker() == "x" for place in np.asarray(line.get_xydata())]
     assert crosses == [(64, 1)]
@@ -217,7 +217,7 @@ def test_an_accuracy_that_is_not_finite_is_a_cross_at_the_top(tmp_path: Path) ->
 
 
 def test_flips_to_collapse_are_points_and_those_that_did_not_are_open(drawn: dict[str, Plate], bits: Section) -> None:
-    ends = bits.findings[paths.COLLAPSE]
+    ends = bits.tables[tables.COLLAPSE]
     own = ends[(ends["constraint"] == "in_range") & (ends["arm"] == "random")]
     ax = panels(drawn["flips_to_collapse"])["values stay in range"]
     assert [label.get_text() for label in ax.get_yticklabels()] == [
@@ -248,7 +248,7 @@ def test_attacks_are_points_of_runs_means_and_crosses(drawn: dict[str, Plate], i
     found = panels(drawn["adversarial"])
     assert list(found) == ["L\N{INFINITY} [× RMS of embeddings]", "L2 [× median row length]"]
     linf, l2 = found.values()
-    lines = inputs.findings[paths.ADVERSARIAL]
+    lines = inputs.tables[tables.ADVERSARIAL]
     own = lines[(lines["norm"] == "linf") & (lines["attack"] == "random")]
     runs = own.groupby(["epsilon", "run_id"])["log_perplexity_ratio"].mean()
     assert sorted(dots_of(linf, 0)[:, 1]) == pytest.approx(sorted(runs))
@@ -263,8 +263,8 @@ def test_attacks_are_points_of_runs_means_and_crosses(drawn: dict[str, Plate], i
 
 
 def test_a_single_run_shows_its_draws(tmp_path: Path) -> None:
-    found = left(tmp_path, paths.ADVERSARIAL_TOKENS, made_faults.tokens(draws=3))
-    curves = curves_of(found.findings[paths.ADVERSARIAL_TOKENS].assign(panel=""), "changed")
+    found = left(tmp_path, tables.ADVERSARIAL_TOKENS, made_faults.tokens(draws=3))
+    curves = curves_of(found.tables[tables.ADVERSARIAL_TOKENS].assign(panel=""), "changed")
     assert {attack: len(by_size[4]) for attack, by_size in curves.items()} == {"gradient": 1, "random": 3, "characters": 3}
     (ax,) = panels(plates(found)["adversarial_tokens"]).values()
     assert len(dots_of(ax, 0)) == 15  # random tokens come first in every figure
@@ -273,7 +273,7 @@ def test_a_single_run_shows_its_draws(tmp_path: Path) -> None:
 
 def test_attacks_without_any_finite_loss_and_of_size_zero_are_drawn(tmp_path: Path) -> None:
     rows = [row | {"log_perplexity_ratio": "nan"} for row in made_faults.adversarial(sizes=(0.0, 0.1), norms=("l2",))]
-    (ax,) = panels(plates(left(tmp_path, paths.ADVERSARIAL, rows))["adversarial"]).values()
+    (ax,) = panels(plates(left(tmp_path, tables.ADVERSARIAL, rows))["adversarial"]).values()
     assert sorted(text.get_text()[1:] for text in ax.texts) == ["1/1"] * 4 + ["3/3"] * 2
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.1"]
 
@@ -289,7 +289,7 @@ def test_without_tables_there_is_nothing(tmp_path: Path) -> None:
 def test_runs_without_a_table_are_named_and_broken_lines_counted(tmp_path: Path) -> None:
     made.record(tmp_path, "bit_search", seed=99)
     rows = made_faults.tokens()
-    found = left(tmp_path, paths.ADVERSARIAL_TOKENS, [*rows, rows[0] | {"changed": "many"}, rows[1]])
+    found = left(tmp_path, tables.ADVERSARIAL_TOKENS, [*rows, rows[0] | {"changed": "many"}, rows[1]])
     assert "1 of 2 runs are shown; not shown: 1 without adversarial_tokens.csv" in plates(found)["adversarial_tokens"].caption
     faults = " ".join(found.cautions)
     assert "left out 1 of 37 lines, with a word where a number belongs" in faults
@@ -301,7 +301,7 @@ def t_half(values: Any) -> float:
 
 
 def test_the_table_of_bits_is_that_of_a_loop(bits: Section, written: tuple[Path, dict[str, Table]]) -> None:
-    lines = bits.findings[paths.BIT_SENSITIVITY]
+    lines = bits.tables[tables.BIT_SENSITIVITY]
     rows = {(row["choice"], row["bit_class"], row["bit"]): row for row in bit_rows(lines)}
     assert len(rows) == 3 * (3 + 32)
     row = rows["magnitude", "exponent", None]
@@ -323,10 +323,10 @@ def test_the_table_of_bits_is_that_of_a_loop(bits: Section, written: tuple[Path,
         assert [row[name], row[f"{name}_low"], row[f"{name}_high"]] == pytest.approx(expected), name
     assert row["out_of_range"] == pytest.approx(1 / 8)
     assert rows["random", "exponent", 30]["out_of_range"] == 1
-    folder, tables = written
-    file = pd.read_csv(folder / tables["What a flipped bit costs"].file)
+    folder, shown = written
+    file = pd.read_csv(folder / shown["What a flipped bit costs"].file)
     assert len(file) == len(rows)
-    assert [cells[:4] for cells in tables["What a flipped bit costs"].rows[:3]] == [
+    assert [cells[:4] for cells in shown["What a flipped bit costs"].rows[:3]] == [
         ["fp32", "random scores", "sign", "72"],
         ["fp32", "random scores", "exponent", "576"],
         ["fp32", "random scores", "mantissa", "1,656"],
@@ -392,7 +392,7 @@ def test_the_table_of_collapses_says_bounds(written: tuple[Path, dict[str, Table
 
 
 def test_attacks_are_compared_with_the_control_of_the_same_run(inputs: Section) -> None:
-    lines = inputs.findings[paths.ADVERSARIAL]
+    lines = inputs.tables[tables.ADVERSARIAL]
     rows = {
         (row["attack"], row["norm"], row["epsilon"]): row for row in attack_rows(lines, ["norm", "unit", "epsilon"], ATTACKS)
     }
@@ -433,17 +433,17 @@ def test_a_control_that_is_not_finite_leaves_no_difference_and_another_order_cha
 
 
 def test_tables_are_written_and_shown(written: tuple[Path, dict[str, Table]]) -> None:
-    folder, tables = written
+    folder, shown = written
     kinds = ("bits", "bit_patterns", "collapse")
     names = [f"bit_search_summary_{kind}.csv" for kind in kinds]
     names += [f"adversarial_summary_{kind}.csv" for kind in ("adversarial", "adversarial_tokens")]
     assert sorted(path.name for path in folder.glob("*.csv")) == sorted(names)
-    assert list(tables) == ["What a flipped bit costs", "Flips to collapse", "Changed embeddings", "Changed tokens"]
-    for table in tables.values():
+    assert list(shown) == ["What a flipped bit costs", "Flips to collapse", "Changed embeddings", "Changed tokens"]
+    for table in shown.values():
         assert (folder / table.file).exists()
         assert all(len(row) == len(table.head) for row in table.rows)
         assert not any("_" in cell for row in table.rows for cell in row)
-    rows = tables["Changed embeddings"].rows
+    rows = shown["Changed embeddings"].rows
     assert [row[:3] for row in rows[:2]] == [
         ["random noise", "L\N{INFINITY}", "0.001 × RMS of embeddings"],
         ["random noise", "L\N{INFINITY}", "0.00316 × RMS of embeddings"],
@@ -468,7 +468,9 @@ def test_a_report_judges_the_claims(tmp_path: Path, capsys: pytest.CaptureFixtur
         made.record(tmp_path, "bit_search", seed=seed, summary=summary)
         summary = {"fgsm_over_random_linf": factor / 10, "pgd_over_fgsm_linf": 0.001 * factor}
         made.table(
-            made.record(tmp_path, "adversarial", seed=seed, summary=summary), paths.ADVERSARIAL_TOKENS, made_faults.tokens(seed)
+            made.record(tmp_path, "adversarial", seed=seed, summary=summary),
+            tables.ADVERSARIAL_TOKENS,
+            made_faults.tokens(seed),
         )
     assert report([str(tmp_path)]) == 0
     page = (tmp_path / "report/report.md").read_text()

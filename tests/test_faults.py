@@ -24,7 +24,7 @@ from lit_degrade.callbacks.write_record import WriteRecord
 from lit_degrade.cli import main
 from lit_degrade.errors import UserError, disk_full
 from lit_degrade.evidence.runs import HIDDEN, read_runs
-from lit_degrade.records import lock, paths, tracking
+from lit_degrade.records import lock, paths, tables, tracking
 from lit_degrade.records.cache import Cache
 from lit_degrade.records.conditions import ExitState
 from lit_degrade.records.journal import Journal
@@ -209,9 +209,10 @@ def files_up_to(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
+LARGE_TABLE = tables.Schema("large.csv", "a number", (tables.number("x", "a number"),), key=("x",))
 LARGE: dict[str, Callable[[RunRecord], Any]] = {
     "text": lambda record: record.save_text("large.txt", "x" * 100_000),
-    "table": lambda record: record.save_table("large.csv", [{"x": i} for i in range(50_000)]),
+    "table": lambda record: record.save_table(LARGE_TABLE, [{"x": i} for i in range(50_000)]),
     "tensors": lambda record: record.save_tensors("large.safetensors", {"x": torch.zeros(100_000)}),
     "journal": lambda record: Journal(record.partial / "journal").append({"x": "x" * 100_000}),
 }
@@ -242,7 +243,7 @@ def test_a_disk_that_is_full_at_the_end_is_said_in_a_small_record(limit: int, st
     assert record.finished() == state
     assert nothing_hidden(tmp_path)
     assert state is None or sorted(os.listdir(record.folder)) == sorted(
-        [paths.CONFIG, paths.MANIFEST, paths.METRICS, paths.SUMMARY]
+        [paths.CONFIG, paths.MANIFEST, tables.METRICS.file, paths.SUMMARY]
     )
 
 

@@ -15,7 +15,7 @@ from test_runs import manifest_of, run, summary_of
 from lit_degrade.cli import main
 from lit_degrade.modules.outputs import CLOCK
 from lit_degrade.perturbations.catalog import METHODS, VARIANTS, Variant, choose_variants
-from lit_degrade.records import paths
+from lit_degrade.records import paths, tables
 from lit_degrade.records.journal import Journal
 from lit_degrade.subjects.loading import Subject
 from lit_degrade.tasks.catalog import PICTURE, load_task
@@ -51,8 +51,8 @@ def lasting(folder: Path) -> bytes:
     objects = {
         name: [{k: v for k, v in row.items() if k not in CLOCK} for row in rows] for name, rows in outputs_of(folder).items()
     }
-    tables = [(folder / name).read_bytes() for name in (paths.DOSES, paths.EDITS, paths.GENERATIONS)]
-    return b"".join([json.dumps(objects).encode(), *tables])
+    left = [(folder / name).read_bytes() for name in (tables.DOSES, tables.EDITS, tables.GENERATIONS)]
+    return b"".join([json.dumps(objects).encode(), *left])
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,7 @@ def test_the_published_schema_is_complete(degraded: Path) -> None:
 
 
 def test_the_record_has_doses_edits_and_measures(degraded: Path) -> None:
-    doses, edits, texts = (rows_of(degraded / name) for name in (paths.DOSES, paths.EDITS, paths.GENERATIONS))
+    doses, edits, texts = (rows_of(degraded / name) for name in (tables.DOSES, tables.EDITS, tables.GENERATIONS))
     assert [(d["level"], d["repetition"], d["random"]) for d in doses] == [
         ("0.0", "0", "False"), ("0.0", "1", "False"), ("0.5", "0", "True"), ("0.5", "1", "True"),
     ]  # fmt: skip
@@ -187,7 +187,10 @@ def test_all_variants_and_tasks_in_one_command(family: str, tmp_path: Path) -> N
         assert len(rows) == steps[method] * len(load_task(task).prompts)
         assert {row["image_used"] for row in rows} == {task == "cookie_theft_it"}
         assert {row["image_filename"] for row in rows} == {PICTURE.name if task == "cookie_theft_it" else None}
-    assert [row["variant"] for row in rows_of(record / paths.DOSES)][:: sum(steps.values()) - 1] == ["gauss_attn", "quant_attn"]
+    assert [row["variant"] for row in rows_of(record / tables.DOSES)][:: sum(steps.values()) - 1] == [
+        "gauss_attn",
+        "quant_attn",
+    ]
 
 
 def test_the_users_own_picture(tmp_path: Path) -> None:
@@ -249,7 +252,7 @@ def test_a_prompt_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
         "normal",
     ]
     folder = run(tmp_path, *args, verb=PROMPT)
-    answers = {row["subject"]: row["text"] for row in rows_of(folder / paths.ANSWERS)}
+    answers = {row["subject"]: row["text"] for row in rows_of(folder / tables.ANSWERS)}
     assert list(answers) == ["intact", "mult_gauss_blocks 0", "mult_gauss_blocks 3", "tiny-250k"]
     assert answers["intact"] == answers["mult_gauss_blocks 0"] != answers["mult_gauss_blocks 3"]
     summary = summary_of(folder)
@@ -264,7 +267,7 @@ def test_a_pruned_and_an_attacked_subject_beside_the_intact_one(tmp_path: Path) 
     attacked = run(tmp_path / "attacks", verb=["fit", "--config", str(ROOT / "configs/priority3.yaml"), *QUICK])
     pruned = ["--model.perturbation.method", "prune_magnitude", "--model.levels", "[0.9]", "--model.beside", f"[{attacked}]"]
     folder = run(tmp_path / "results", *pruned, verb=PROMPT)
-    assert [row["subject"] for row in rows_of(folder / paths.ANSWERS)] == [
+    assert [row["subject"] for row in rows_of(folder / tables.ANSWERS)] == [
         "intact",
         "prune_magnitude_blocks 0.9",
         str(attacked),

@@ -23,7 +23,7 @@ from lit_degrade.measures import harness
 from lit_degrade.measures.benchmarks import encode_pair, positions, prefix_token, requests, rolling, run_benchmark, score
 from lit_degrade.measures.harness import load_task, run_task
 from lit_degrade.measures.perplexity import LogitsFunction, likelihood
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject, weights_sha256
 from lit_degrade.tasks.benchmarks import HERE, Benchmark, read_benchmark
@@ -216,7 +216,7 @@ def test_a_run_with_a_task_of_the_harness(tasks: Path, tmp_path: Path) -> None:
     zero = ["--model.perturbation.method", "zero", "--model.perturbation.target", "blocks", "--model.levels", "[1.0]"]
     names = ["--model.benchmarks", "[hellaswag, lm_eval:our_swag]", "--model.include_path", str(tasks)]
     folder = run(tmp_path / "r", *names, *zero, "--model.limit", "8", verb=COMMAND)
-    rows = {(r["variant"], r["benchmark"], r["metric"]): r for r in rows_of(folder / paths.BENCHMARKS)}
+    rows = {(r["variant"], r["benchmark"], r["metric"]): r for r in rows_of(folder / tables.BENCHMARKS)}
     for variant in ("intact", "zero_blocks"):
         for metric in ("acc", "acc_norm"):
             ours, theirs = rows[variant, "hellaswag", metric], rows[variant, "our_swag", metric]

@@ -36,7 +36,7 @@ from lit_degrade.evidence.map_tables import (
 )
 from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section, make_sections
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 
 NAMES = [
     "score_map", "ablation_map", "score_distributions", "clusters", "super_weights", "correlations_metrics",
@@ -164,7 +164,7 @@ def test_enrichment_is_the_share_of_the_highest_over_the_share_of_weights() -> N
 
 
 def test_weighted_by_shares_of_weights_enrichment_is_one(two_runs: Section) -> None:
-    scores = two_runs.criticality[paths.SCORES]
+    scores = two_runs.tables[tables.SCORES]
     found = enrichment(scores, 1000)
     one = scores[(scores["metric"] == "magnitude") & (scores["run_id"] == scores["run_id"].iloc[0])]
     shares = one.groupby("component")["weights"].sum() / one["weights"].sum()
@@ -183,7 +183,7 @@ def test_profiles_hold_means_with_intervals_and_shares_that_add_up() -> None:
     values = {(run, "magnitude", "head", np.nan, 10): mean for run, mean in (("a", 1), ("b", 3))}
     lines = score_lines(values | {(run, "magnitude", "mlp_up", 2, 30): 5 for run in "ab"})
     lines["top_8"] = [2, 4, 6, 4]
-    rows = {row["component"]: row for row in profile_rows({paths.SCORES: lines})}
+    rows = {row["component"]: row for row in profile_rows({tables.SCORES: lines})}
     half = stats.t.ppf(0.975, 1) * np.std([1, 3], ddof=1) / np.sqrt(2)
     assert [rows["head"][name] for name in ("mean", "mean_low", "mean_high")] == pytest.approx([2, 2 - half, 2 + half])
     assert rows["head"]["depth"] is None
@@ -243,7 +243,7 @@ def test_the_score_map_has_a_panel_for_each_metric_but_the_random_one(drawn: dic
 
 def test_signed_scores_have_colours_of_two_directions(tmp_path: Path) -> None:
     rows = [row | {"mean": -abs(row["mean"]) if row["depth"] == 0 else abs(row["mean"])} for row in made_maps.scores(2)]
-    left(tmp_path, paths.SCORES, rows)
+    left(tmp_path, tables.SCORES, rows)
     panels = {ax.get_title(loc="left"): ax for ax in plates(section(tmp_path))["score_map"].figure.axes}
     blocks = np.asarray(panels["Hessian saliency"].images[0].get_array())
     red, blue = blocks[1:-1, :, 0], blocks[1:-1, :, 2]
@@ -259,7 +259,7 @@ def test_scores_that_are_not_finite_are_crossed_and_zeros_say_so(tmp_path: Path)
             row["mean"] = "inf"
         if (row["metric"], row["component"]) == ("grad_squared", "embed"):
             row["mean"] = 0
-    left(tmp_path, paths.SCORES, rows)
+    left(tmp_path, tables.SCORES, rows)
     panels = {ax.get_title(loc="left"): ax for ax in plates(section(tmp_path))["score_map"].figure.axes}
     assert crosses(panels["squared gradient"]) == [(1, 4)]
     assert numbers(panels["squared gradient"]) == {(2 + maps.GAP, 0): "0"}
@@ -271,7 +271,7 @@ def test_ablations_are_numbers_colours_and_crosses(drawn: dict[str, Plate], two_
     assert rows[-1] == "whole layer"
     assert crosses(ax) == [(0, rows.index("mlp down"))]
     cells = numbers(ax)
-    lines = two_runs.criticality[paths.ABLATION]
+    lines = two_runs.tables[tables.ABLATION]
     layer = lines.loc[lines["unit"] == "layer 2", "log_perplexity_ratio"].mean()
     assert cells[2, rows.index("whole layer")] == f"{layer:.2g}"
     assert cells[1, rows.index("attn k")] == "-0.004"
@@ -281,7 +281,7 @@ def test_ablations_are_numbers_colours_and_crosses(drawn: dict[str, Plate], two_
 
 
 def test_deep_subjects_have_few_ticks_and_no_numbers(tmp_path: Path) -> None:
-    left(tmp_path, paths.ABLATION, made_maps.ablation(32))
+    left(tmp_path, tables.ABLATION, made_maps.ablation(32))
     ax = plates(section(tmp_path))["ablation_map"].figure.axes[0]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "5", "10", "15", "20", "25", "outside"]
     assert not numbers(ax)
@@ -289,7 +289,7 @@ def test_deep_subjects_have_few_ticks_and_no_numbers(tmp_path: Path) -> None:
 
 def test_only_so_many_ways_of_ablation_are_drawn(tmp_path: Path) -> None:
     methods = ["zero", "sign_flip", "bit_flip", "add_gauss"]
-    left(tmp_path, paths.ABLATION, [row for method in methods for row in made_maps.ablation(2, method=method, draws=3)])
+    left(tmp_path, tables.ABLATION, [row for method in methods for row in made_maps.ablation(2, method=method, draws=3)])
     plate = plates(section(tmp_path))["ablation_map"]
     assert sum(bool(ax.get_title(loc="left")) for ax in plate.figure.axes) == maps.WAYS
     assert plate.caption.endswith("Not drawn: additive noise, level 1 [× that of the tensor]. 1 of 1 runs are shown.")
@@ -303,7 +303,7 @@ def test_distributions_begin_above_zero_and_keep_signs(drawn: dict[str, Plate], 
     assert np.isnan(curve[:3]).all()
     assert (curve[3:] > 0).all()
     assert np.asarray(panels["Hessian diagonal"].lines[0].get_ydata())[0] < 0
-    scores = two_runs.criticality[paths.SCORES]
+    scores = two_runs.tables[tables.SCORES]
     own = scores[(scores["metric"] == "magnitude") & (scores["component"] == "head")]
     assert np.asarray(panels["magnitude"].lines[-1].get_ydata())[4] == pytest.approx(own["q50"].median())
 
@@ -316,8 +316,8 @@ def test_clusters_have_names_that_cover_nothing(tmp_path: Path) -> None:
     folder = made.record(tmp_path, "criticality")
     rows = made_maps.clusters(7)
     rows[-2] |= {"x": 6, "y": 0}  # at the right edge
-    made.table(folder, paths.CLUSTERS, rows)
-    made.table(folder, paths.CLUSTER_EFFECTS, made_maps.cluster_effects())
+    made.table(folder, tables.CLUSTERS, rows)
+    made.table(folder, tables.CLUSTER_EFFECTS, made_maps.cluster_effects())
     figure = plates(section(tmp_path))["clusters"].figure
     (ax,) = [ax for ax in figure.axes if ax.get_ylabel()]
     figure.draw_without_rendering()
@@ -364,7 +364,7 @@ def test_logarithmic_axes_of_any_range_have_a_few_ticks(low: float, high: float)
 
 
 def test_runs_without_super_weights_show_their_activations(tmp_path: Path) -> None:
-    left(tmp_path, paths.SPIKES, made_maps.spikes(found=0))
+    left(tmp_path, tables.SPIKES, made_maps.spikes(found=0))
     plate = plates(section(tmp_path))["super_weights"]
     assert "0 of 1 runs found such a weight." in plate.caption
     assert not plate.figure.axes[1].texts
@@ -372,7 +372,7 @@ def test_runs_without_super_weights_show_their_activations(tmp_path: Path) -> No
 
 def test_each_group_of_runs_has_its_figure_and_pages_end(tmp_path: Path) -> None:
     for i in range(MOST_PAGES + 1):
-        left(tmp_path, paths.SCORES, [row for row in made_maps.scores(1) if row["metric"] == "magnitude"], lr=10.0 ** (i - 8))
+        left(tmp_path, tables.SCORES, [row for row in made_maps.scores(1) if row["metric"] == "magnitude"], lr=10.0 ** (i - 8))
     found = {name: plate for name, plate in plates(section(tmp_path)).items() if name.startswith("score_map")}
     assert list(found) == ["score_map", *(f"score_map_{i}" for i in range(2, MOST_PAGES + 1))]
     assert [plate.figure.get_suptitle() for plate in found.values()] == [f"tiny-1m, lr 1e-0{8 - i}" for i in range(MOST_PAGES)]
@@ -390,18 +390,18 @@ def test_without_tables_there_is_nothing(tmp_path: Path) -> None:
 
 
 def test_tables_are_written_and_shown(written: tuple[Path, dict[str, Table]], two_runs: Section) -> None:
-    folder, tables = written
-    assert list(tables) == ["Where the 1,000 highest weights lie", "Ablation", "Super weights", "Clusters of matrices"]
+    folder, shown = written
+    assert list(shown) == ["Where the 1,000 highest weights lie", "Ablation", "Super weights", "Clusters of matrices"]
     kinds = ("ablation", "clusters", "correlations", "profile", "super_weights")
     assert sorted(path.name for path in folder.glob("*.csv")) == [f"criticality_summary_{kind}.csv" for kind in kinds]
-    for table in tables.values():
+    for table in shown.values():
         assert (folder / table.file).exists()
         assert all(len(row) == len(table.head) for row in table.rows)
         assert not any("_" in cell for row in table.rows for cell in row[1:])
     profile = pd.read_csv(folder / "criticality_summary_profile.csv")
     assert len(profile) == 26 * 7
     assert list(profile.groupby("metric")["top_1000"].sum()) == pytest.approx([1.0] * 7)
-    lines = two_runs.criticality[paths.SCORES]
+    lines = two_runs.tables[tables.SCORES]
     one = lines[(lines["metric"] == "act_mag") & (lines["component"] == "mlp_up") & (lines["depth"] == 3)]
     row = profile[(profile["metric"] == "act_mag") & (profile["component"] == "mlp_up") & (profile["depth"] == 3)].iloc[0]
     assert row["mean"] == pytest.approx(one["mean"].mean())
@@ -411,13 +411,13 @@ def test_the_table_of_components_has_shares_and_enrichment(written: tuple[Path, 
     table = written[1]["Where the 1,000 highest weights lie"]
     assert table.head[:3] == ["component", "share of weights", "magnitude"]
     assert [row[:2] for row in table.rows[:2]] == [["embed", "14.7 %"], ["attn q", "5.88 %"]]
-    found = enrichment(two_runs.criticality[paths.SCORES], 1000)
+    found = enrichment(two_runs.tables[tables.SCORES], 1000)
     assert table.rows[6][2] == f"× {found.loc['mlp_down', 'magnitude']:.3g}"
 
 
 def test_the_table_of_ablations_begins_with_the_worst(written: tuple[Path, dict[str, Table]]) -> None:
-    folder, tables = written
-    table = tables["Ablation"]
+    folder, shown = written
+    table = shown["Ablation"]
     assert len(table.rows) == 20
     assert table.note.endswith(" 11 others cost less.")
     assert table.rows[0][-1] == "1 not finite"
@@ -437,9 +437,9 @@ def test_the_table_of_super_weights_has_every_one(written: tuple[Path, dict[str,
 
 
 def test_published_weights_that_no_run_found_are_in_the_table_alone(two_runs: Section, tmp_path: Path) -> None:
-    weights = two_runs.criticality[paths.SUPER_WEIGHTS]
+    weights = two_runs.tables[tables.SUPER_WEIGHTS]
     weights = weights.assign(order=weights["order"].where(weights["row"] == 2533))
-    found = replace(two_runs, criticality=two_runs.criticality | {paths.SUPER_WEIGHTS: weights})
+    found = replace(two_runs, tables=two_runs.tables | {tables.SUPER_WEIGHTS: weights})
     (table,) = [table for table in write_map_tables(found, tmp_path) if table.title.startswith("Super")]
     assert [row[3] for row in table.rows] == ["2 of 2 runs", "0 of 2 runs"]
     with mpl.rc_context(STYLE):
@@ -448,16 +448,16 @@ def test_published_weights_that_no_run_found_are_in_the_table_alone(two_runs: Se
 
 
 def test_the_table_of_clusters_is_of_one_run(written: tuple[Path, dict[str, Table]], two_runs: Section) -> None:
-    folder, tables = written
-    table = tables["Clusters of matrices"]
+    folder, shown = written
+    table = shown["Clusters of matrices"]
     assert [row[:3] for row in table.rows] == [
         ["0", "9", "embed; attn q 0 to 3; attn o 0 to 3"],
         ["1", "9", "attn k 0 to 3; mlp up 0 to 3; head"],
         ["2", "8", "attn v 0 to 3; mlp down 0 to 3"],
     ]
     assert table.rows[2][-1].endswith(", 1 not finite")
-    run = two_runs.criticality[paths.CLUSTERS]["run_id"].iloc[0]
-    effects = two_runs.criticality[paths.CLUSTER_EFFECTS]
+    run = two_runs.tables[tables.CLUSTERS]["run_id"].iloc[0]
+    effects = two_runs.tables[tables.CLUSTER_EFFECTS]
     own = effects[(effects["run_id"] == run) & (effects["algorithm"] == "kmeans") & (effects["cluster"] == 1)]
     assert table.rows[1][-1].startswith(f"{own['log_perplexity_ratio'].mean():.3g} [")
     assert len(pd.read_csv(folder / table.file)) == 2 * 3
@@ -479,6 +479,6 @@ def test_matrices_are_told_in_few_words(depths: Sequence[float], said: str) -> N
 
 def test_correlations_without_a_value_have_no_mean() -> None:
     lines = pd.DataFrame({"kind": "depths", "metric": "random", "a": "0", "b": "1", "n": 2.0, "spearman": [np.nan, np.nan]})
-    (row,) = correlation_rows({paths.CORRELATIONS: lines})
+    (row,) = correlation_rows({tables.CORRELATIONS: lines})
     assert np.isnan(row["spearman"])
     assert row["spearman_n"] == 0

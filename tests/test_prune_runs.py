@@ -13,7 +13,7 @@ from test_runs import manifest_of, run, summary_of
 
 from lit_degrade.cli import main
 from lit_degrade.errors import UserError
-from lit_degrade.records import paths
+from lit_degrade.records import paths, tables
 from lit_degrade.subjects.loading import weights_sha256
 
 SMALL = ["--subject", "tiny-60k", "--text.probe_tokens", "2048", "--verbosity", "quiet"]
@@ -34,7 +34,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_record_says_what_was_pruned(half: Path) -> None:
-    summary, rows = summary_of(half), rows_of(half / paths.PRUNING)
+    summary, rows = summary_of(half), rows_of(half / tables.PRUNING)
     assert list(rows[0]) == [
         "parameter", "component", "depth", "method", "scope", "pattern", "structure", "weights", "zeros", "sparsity", "norm",
         "norm_of_change", "reconstruction_error",

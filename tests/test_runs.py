@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_cli import QUICK, ROOT
 
 from lit_degrade.cli import main
-from lit_degrade.records import paths
+from lit_degrade.records import paths, tables
 from lit_degrade.stimuli.catalog import STIMULI
 from lit_degrade.subjects.loading import weights_sha256
 from lit_degrade.text import TextSource
@@ -58,8 +58,8 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_record_is_complete(attacked: Path) -> None:
     assert {f.name for f in attacked.iterdir()} == {
-        paths.CONFIG, paths.MANIFEST, paths.METRICS, paths.SUMMARY, paths.SPECTRA, paths.STIMULUS, paths.STIMULUS_TEXT,
-        paths.STIMULI, paths.DIRECTIONS, paths.SUBJECT,
+        paths.CONFIG, paths.MANIFEST, tables.METRICS, paths.SUMMARY, paths.SPECTRA, paths.STIMULUS, paths.STIMULUS_TEXT,
+        tables.STIMULI, tables.DIRECTIONS, paths.SUBJECT,
     }  # fmt: skip
     summary, manifest = summary_of(attacked), manifest_of(attacked)
     assert summary["exit_state"] == manifest["exit_state"] == "done"
@@ -73,13 +73,13 @@ def test_the_record_is_complete(attacked: Path) -> None:
     assert summary["rank_change_absolute"] == abs(summary["rank_reduction"])
     assert set(manifest["sha256"]) == {"subject", "text", "subject_after"}
     assert manifest["sha256"]["subject"] != manifest["sha256"]["subject_after"]
-    rows = list(csv.DictReader((attacked / paths.METRICS).open()))
+    rows = list(csv.DictReader((attacked / tables.METRICS).open()))
     losses = [float(row["train_nats_per_token"]) for row in rows if row["train_nats_per_token"]]
     assert len(losses) == 6
     assert losses[-1] < losses[0]
-    stimuli = {row["stimulus"]: row for row in csv.DictReader((attacked / paths.STIMULI).open())}
+    stimuli = {row["stimulus"]: row for row in csv.DictReader((attacked / tables.STIMULI).open())}
     assert set(stimuli) == {*STIMULI, "random_swap"}
-    assert len(list(csv.DictReader((attacked / paths.DIRECTIONS).open()))) == 10
+    assert len(list(csv.DictReader((attacked / tables.DIRECTIONS).open()))) == 10
     assert load_file(attacked / paths.STIMULUS)["tokens"].shape == (1, 64)
     spectra = load_file(attacked / paths.SPECTRA)
     assert {"step00000/layer00", "step00006/layer01"} <= set(spectra)
@@ -172,7 +172,7 @@ def test_every_precision_trains(precision: str, adapter: str, tmp_path: Path) ->
     args = ["--precision", precision, "--adapter", adapter, "--model.lr", "1e-3", *short]
     folder = run(tmp_path, *args)
     summary = summary_of(folder)
-    rows = list(csv.DictReader((folder / paths.METRICS).open()))
+    rows = list(csv.DictReader((folder / tables.METRICS).open()))
     losses = [float(row["train_nats_per_token"]) for row in rows if row["train_nats_per_token"]]
     assert losses[-1] < losses[0]
     assert summary["drift"] > 0
@@ -249,7 +249,7 @@ def test_catalyst_comparison(tmp_path: Path) -> None:
     ]  # fmt: skip
     folder = run(tmp_path, *small, verb=verb)
     summary = summary_of(folder)
-    rows = list(csv.DictReader((folder / paths.STIMULI).open()))
+    rows = list(csv.DictReader((folder / tables.STIMULI).open()))
     assert len(rows) == 2 * (len(STIMULI) + 1)
     wins = 0
     for seed in {row["seed"] for row in rows}:

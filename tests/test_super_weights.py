@@ -35,7 +35,7 @@ from lit_degrade.measures import perplexity
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.perturbations.edits import perturbed
 from lit_degrade.perturbations.storage import stored
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.adapters import add_lora
 from lit_degrade.subjects.anatomy import Anatomy
 from lit_degrade.subjects.catalog import HUB
@@ -345,7 +345,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8", "nf4"])
 def test_a_run_finds_and_confirms_a_super_weight(precision: str, super_subject: str, tmp_path: Path) -> None:
     folder = run(tmp_path, "--subject", super_subject, "--precision", precision, "--model.most", "3", verb=COMMAND)
-    rows, spikes = rows_of(folder / paths.SUPER_WEIGHTS), rows_of(folder / paths.SPIKES)
+    rows, spikes = rows_of(folder / tables.SUPER_WEIGHTS), rows_of(folder / tables.SPIKES)
     (row,) = rows
     assert list(row) == [
         "order", "parameter", "depth", "row", "column", "value", "z", "output_ratio", "output_threshold", "input_ratio",
@@ -379,8 +379,8 @@ def test_what_was_found_can_be_damaged(super_subject: str, tmp_path: Path) -> No
     evaluate = ["test", "--config", str(ROOT / "configs/evaluate.yaml"), *QUICK, "--subject", super_subject]
     how = ["method=zero", "target=mlp_down", f"selection={record / 'super_weights.safetensors'}"]
     args = [f"--model.perturbation.{setting}" for setting in how] + ["--model.levels", "[1.0]"]
-    (dose,) = rows_of(run(tmp_path / "b", *args, verb=evaluate) / paths.DOSES)
-    (row,) = rows_of(record / paths.SUPER_WEIGHTS)
+    (dose,) = rows_of(run(tmp_path / "b", *args, verb=evaluate) / tables.DOSES)
+    (row,) = rows_of(record / tables.SUPER_WEIGHTS)
     assert dose["weights"] == "1"
     assert float(dose["log_perplexity_ratio"]) == pytest.approx(float(row["nats_lost"]), rel=1e-4)
 
@@ -388,8 +388,8 @@ def test_what_was_found_can_be_damaged(super_subject: str, tmp_path: Path) -> No
 def test_a_run_that_finds_nothing_leaves_spikes_only(tmp_path: Path) -> None:
     folder = run(tmp_path, verb=COMMAND)
     assert summary_of(folder)["super_weights"] == summary_of(folder)["super_weights_confirmed"] == 0
-    assert {spikes["stage"] for spikes in rows_of(folder / paths.SPIKES)} == {"0", "-1"}
-    assert not (folder / paths.SUPER_WEIGHTS).exists()
+    assert {spikes["stage"] for spikes in rows_of(folder / tables.SPIKES)} == {"0", "-1"}
+    assert not (folder / tables.SUPER_WEIGHTS).exists()
     assert not (folder / "super_weights.safetensors").exists()
 
 
@@ -400,7 +400,7 @@ def test_published_weights_are_tested_whether_found_or_not(
     table.write_text(f"somebody/planted: [[0, {ROW}, {COLUMN}], [1, 3, 4]]\n")
     monkeypatch.setattr(super_weights, "PUBLISHED", table)
     folder = run(tmp_path / "results", "--subject", super_subject, verb=COMMAND)
-    found, missed = rows_of(folder / paths.SUPER_WEIGHTS)
+    found, missed = rows_of(folder / tables.SUPER_WEIGHTS)
     assert (found["order"], found["published"], found["confirmed"]) == ("1", "True", "True")
     assert (missed["order"], missed["published"], missed["confirmed"]) == ("", "True", "False")
     assert (missed["depth"], missed["row"], missed["column"]) == ("1", "3", "4")

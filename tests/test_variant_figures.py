@@ -31,7 +31,7 @@ from lit_degrade.evidence.page import render
 from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section, make_sections
 from lit_degrade.evidence.variant_tables import ANSWER, shown, write_variant_tables
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 
 DAMAGE = "log_perplexity_ratio"
 NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
@@ -159,7 +159,7 @@ def test_maps_hold_the_errors_of_one_sparsity(pruned: Section, pruned_plates: di
     assert plate.figure.get_suptitle() == "tiny-1m"
     assert "at a sparsity of 0.5, by method" in plate.caption
     assert "18 of 54 runs are shown; not shown: 36 of another sparsity" in plate.caption
-    lines = pruned.findings[paths.PRUNING].merge(pruned.rows[["run_id", "subject", "prune.sparsity"]], on="run_id")
+    lines = pruned.tables[tables.PRUNING].merge(pruned.rows[["run_id", "subject", "prune.sparsity"]], on="run_id")
     own = lines[(lines["subject"] == "tiny-1m") & (lines["prune.sparsity"] == 0.5) & (lines["method"] == "wanda")]
     cells = cells_of(plate.figure, "Wanda")
     rows = [text.get_text() for text in titled(plate.figure)["Wanda"].get_yticklabels()]
@@ -174,16 +174,16 @@ def test_errors_that_are_not_finite_are_crossed(tmp_path: Path) -> None:
     folder = made_variants.pruned(tmp_path, "wanda", 0.5)
     rows = made_variants.pruning("wanda", 0.5)
     rows[1]["reconstruction_error"] = "inf"
-    made.table(folder, paths.PRUNING, rows)
+    made.table(folder, tables.PRUNING, rows)
     (ax,) = titled(plates(section(tmp_path))["pruning_map"].figure).values()
     (cross,) = [line for line in ax.lines if line.get_marker() == "x" and line.get_color() == "black"]
     assert np.asarray(cross.get_xydata()).tolist() == [[0, 0]]
 
 
 def test_pruning_tables_equal_slow_means(pruned: Section, tmp_path: Path) -> None:
-    tables = written(pruned, tmp_path)
-    assert [name for name in tables if name.startswith("Pruning")] == ["Pruning, tiny-250k", "Pruning, tiny-1m"]
-    file = pd.read_csv(tmp_path / tables["Pruning, tiny-1m"].file)
+    told = written(pruned, tmp_path)
+    assert [name for name in told if name.startswith("Pruning")] == ["Pruning, tiny-250k", "Pruning, tiny-1m"]
+    file = pd.read_csv(tmp_path / told["Pruning, tiny-1m"].file)
     assert len(file) == 18
     for row in file.to_dict("records"):
         own = pruned.rows[(pruned.rows["subject"] == row["subject"]) & (pruned.rows["prune.method"] == row["prune.method"])]
@@ -195,7 +195,7 @@ def test_pruning_tables_equal_slow_means(pruned: Section, tmp_path: Path) -> Non
         if row["prune.method"] == "wanda":
             half = stats.t.ppf(0.975, 2) * own[DAMAGE].std() / math.sqrt(3)
             assert row[f"{DAMAGE}_high"] == pytest.approx(own[DAMAGE].mean() + half)
-    shown_rows = tables["Pruning, tiny-1m"].rows
+    shown_rows = told["Pruning, tiny-1m"].rows
     assert {row[0] for row in shown_rows} == {"magnitude", "SparseGPT", "Wanda"}
 
 
@@ -206,8 +206,8 @@ def test_errors_of_components_are_weighted_by_weights_then_over_runs(tmp_path: P
          "reconstruction_error": error}
         for i, (weights, error) in enumerate([(1, 4.0), (3, 8.0), (5, "")])
     ]  # fmt: skip
-    made.table(made_variants.pruned(tmp_path, "wanda", 0.5, 43), paths.PRUNING, rows)
-    made.table(made_variants.pruned(tmp_path, "wanda", 0.5, 44), paths.PRUNING, [rows[0] | {"reconstruction_error": 1.0}])
+    made.table(made_variants.pruned(tmp_path, "wanda", 0.5, 43), tables.PRUNING, rows)
+    made.table(made_variants.pruned(tmp_path, "wanda", 0.5, 44), tables.PRUNING, [rows[0] | {"reconstruction_error": 1.0}])
     table = written(section(tmp_path), tmp_path)["Reconstruction errors, tiny-1m"]
     assert (table.head, table.rows) == (["method", "asked [share]", "mlp up"], [["Wanda", "0.5", "4"]])  # of 7 and 1
 
@@ -216,11 +216,11 @@ def test_bars_of_variants_hold_means_and_crosses(compared: Section, compared_pla
     plate = compared_plates["variants"]
     (ax,) = [ax for ax in plate.figure.axes if ax.get_xlabel()]
     names = [text.get_text() for text in ax.get_yticklabels()]
-    kinds = variants.ordered_variants(compared.findings[paths.VARIANTS])
+    kinds = variants.ordered_variants(compared.tables[tables.VARIANTS])
     assert names == list(kinds)
     assert list(dict.fromkeys(kinds.values())) == ["intact", "pruned", "perturbed", "attacked"]
     assert len([a for a, b in zip(list(kinds.values())[:-1], list(kinds.values())[1:], strict=True) if a != b]) == 3
-    lines = compared.findings[paths.VARIANTS]
+    lines = compared.tables[tables.VARIANTS]
     bars = {names[round(bar.get_y() + bar.get_height() / 2)]: bar.get_width() for bar in ax.patches}
     for name in set(names) - {"bit flips 1e-6"}:
         assert bars[name] == pytest.approx(lines.loc[lines["variant"] == name, DAMAGE].mean())
@@ -236,7 +236,7 @@ def test_variants_of_a_kind_stay_together_in_their_order() -> None:
 def test_damage_per_change_has_every_variant_with_a_norm(compared: Section, compared_plates: dict[str, Plate]) -> None:
     plate = compared_plates["variants_change"]
     (ax,) = [ax for ax in plate.figure.axes if ax.get_xlabel()]
-    lines = compared.findings[paths.VARIANTS]
+    lines = compared.tables[tables.VARIANTS]
     points = [line for line in ax.lines if len(np.asarray(line.get_xdata())) == 1]
     places = {tuple(np.asarray(line.get_xydata())[0].tolist()): line.get_marker() for line in points}
     known = lines[lines["relative_norm"] > 0]
@@ -258,7 +258,7 @@ def test_damage_per_change_has_every_variant_with_a_norm(compared: Section, comp
 
 def test_benchmarks_hold_values_errors_and_chance(compared: Section, compared_plates: dict[str, Plate], tmp_path: Path) -> None:
     plate = compared_plates["benchmarks"]
-    lines = compared.findings[paths.BENCHMARKS]
+    lines = compared.tables[tables.BENCHMARKS]
     panels = [ax for ax in plate.figure.axes if ax.get_xlabel()]
     assert [ax.get_title(loc="left") for ax in panels] == [
         "HellaSwag (own)", "HellaSwag (lm-eval)", "HellaSwag (own)", "WikiText (own)",
@@ -286,7 +286,7 @@ def test_benchmarks_stand_against_the_dose_where_it_varies(tmp_path: Path) -> No
     rows = made_variants.benchmarks(["gauss_attn"], levels=[0.1, 0.5])
     start = [row | {"variant": "intact", "level": "", "target": ""} for row in rows[:4]]
     rows[-1]["value"] = "inf"
-    made.table(made.record(tmp_path, "benchmarks"), paths.BENCHMARKS, [*start, *rows])
+    made.table(made.record(tmp_path, "benchmarks"), tables.BENCHMARKS, [*start, *rows])
     found = plates(section(tmp_path))
     assert list(found) == ["benchmarks_gauss_attn"]  # the intact subject is a line in it
     plate = found["benchmarks_gauss_attn"]
@@ -302,14 +302,14 @@ def test_benchmarks_stand_against_the_dose_where_it_varies(tmp_path: Path) -> No
 
 def test_standard_errors_that_are_not_finite_are_left_out(tmp_path: Path) -> None:
     row = made_variants.benchmarks(["as given"])[0]
-    made.table(made.record(tmp_path, "benchmarks"), paths.BENCHMARKS, [row | {"value": 0.5, "standard_error": "nan"}])
+    made.table(made.record(tmp_path, "benchmarks"), tables.BENCHMARKS, [row | {"value": 0.5, "standard_error": "nan"}])
     table = written(section(tmp_path), tmp_path)["Benchmarks, tiny-1m"]
     assert table.rows == [["as given", "", "1", "50"]]
 
 
 def test_the_table_of_variants_equals_slow_means(compared: Section, tmp_path: Path) -> None:
     table = written(compared, tmp_path)["Variants side by side, tiny-1m"]
-    lines = compared.findings[paths.VARIANTS]
+    lines = compared.tables[tables.VARIANTS]
     file = pd.read_csv(tmp_path / table.file).set_index("variant")
     for name, own in lines.groupby("variant"):
         for measure in ("perplexity", DAMAGE, "bits_per_byte", "token_accuracy", "relative_norm"):
@@ -341,17 +341,17 @@ def test_answers_are_said_to_the_letter_in_markdown(answer: str) -> None:
 def test_answers_survive_files_and_pages(answer: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     results = tmp_path_factory.mktemp("answers")
     rows = [made_variants.variants()[0] | {"answer": answer}, made_variants.variants()[1] | {"answer": "other"}]
-    made.table(made.record(results, "comparison"), paths.VARIANTS, rows)
+    made.table(made.record(results, "comparison"), tables.VARIANTS, rows)
     runs = read_runs([results])
     (found,) = make_sections(runs, [])
     assert not found.cautions
-    tables = write_variant_tables(found, results)
+    told = write_variant_tables(found, results)
     with (results / "comparison_summary_answers.csv").open(newline="", encoding="utf-8") as file:
         kept = {row["variant"]: row["answer"] for row in csv.DictReader(file)}
     assert kept.get("as given", "") == answer
-    (table,) = [table for table in tables if table.title.startswith("Answers")]
+    (table,) = [table for table in told if table.title.startswith("Answers")]
     assert table.rows == [["as given", shown(answer)], ["pruned magnitude 0.5", "other"]]
-    page = render(Report(runs, [Chapter(found, results, [], [{}], tables)], [results], results, None))
+    page = render(Report(runs, [Chapter(found, results, [], [{}], told)], [results], results, None))
     *_, cell = re.findall(r'<td class="n">as given</td><td class="(?:n|long)">(.*?)</td>', page, flags=re.DOTALL)
     assert unescape(cell) == shown(answer)
     assert not set(cell) & set("<>")
@@ -369,7 +369,7 @@ def test_long_answers_are_cut_on_pages_alone(tmp_path: Path) -> None:
 
 def test_the_prompt_stands_above_the_answers(tmp_path: Path) -> None:
     folder = made.record(tmp_path, "comparison", summary={"prompt": "The with\nstatement"})
-    made.table(folder, paths.VARIANTS, made_variants.variants())
+    made.table(folder, tables.VARIANTS, made_variants.variants())
     table = written(section(tmp_path), tmp_path)["Answers to one prompt, tiny-1m"]
     assert table.rows[0] == ["(the prompt)", "The with \N{RETURN SYMBOL} statement"]
     assert [row[0] for row in table.rows[1:3]] == ["as given", "pruned magnitude 0.5"]
@@ -377,8 +377,8 @@ def test_the_prompt_stands_above_the_answers(tmp_path: Path) -> None:
 
 def test_without_answers_there_is_no_such_table(tmp_path: Path) -> None:
     made_variants.compared(tmp_path, answers={})
-    tables = written(section(tmp_path), tmp_path)
-    assert not any(name.startswith("Answers") for name in tables)
+    told = written(section(tmp_path), tmp_path)
+    assert not any(name.startswith("Answers") for name in told)
     assert not list(tmp_path.glob("*_answers.csv"))
 
 

@@ -9,59 +9,28 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lit_degrade.evidence.doses import DAMAGE, Estimate, estimate
+from lit_degrade.evidence.doses import Estimate, estimate
 from lit_degrade.evidence.groups import Group
-from lit_degrade.evidence.record_tables import Layout, of_runs, read_tables
+from lit_degrade.evidence.record_tables import Tables, of_runs, read_tables
 from lit_degrade.evidence.statistics import NOWHERE, ROUNDING, Interval, Values, paired
-from lit_degrade.records.paths import (
+from lit_degrade.records.tables import (
     ABLATION,
     CLUSTER_EFFECTS,
     CLUSTERS,
     CORRELATIONS,
+    DAMAGE,
     EFFECTS,
     SCORES,
     SPIKES,
     STABILITY,
     SUPER_WEIGHTS,
+    Schema,
 )
 
 SIZES = ("weights", "zero_scores", "matched", "norm_of_change", "relative_norm")
 """What effects.csv may say of a perturbed set beside the damage."""
 LIKENESS = ("jaccard", "jaccard_chance", "jaccard_corrected", "kendall_tau", "rbo")
-_SITE = ("parameter", "component", "depth")
-LAYOUTS = (
-    Layout(
-        SCORES, ("metric", "parameter"), ("weights",), ("depth", "mean", "sd", "zeros"), (),
-        key=("metric", *_SITE), labels=("component",),
-    ),
-    Layout(
-        EFFECTS, ("metric", "mode", "method", "arm"), ("level", "k", "draw"), ("matched", "norm_of_change", DAMAGE),
-        ("random",),
-        key=("metric", "mode", "method", "level", "arm", "k", "draw"),
-    ),
-    Layout(
-        STABILITY, ("kind", "metric", "other", "a", "b"), ("k",), LIKENESS, (),
-        key=("kind", "metric", "other", "a", "b", "k"),
-    ),
-    Layout(CORRELATIONS, ("kind", "a", "b"), (), ("n", "spearman"), (), key=("kind", "metric", "a", "b"), labels=("metric",)),
-    Layout(
-        CLUSTERS, ("parameter",), (), ("depth", "weights", "kmeans", "dbscan", "silhouette", "x", "y"), (),
-        key=_SITE, labels=("component",),
-    ),
-    Layout(
-        CLUSTER_EFFECTS, ("algorithm", "method"), ("cluster", "level", "k", "draw"), ("sites", "weights", DAMAGE), (),
-        key=("algorithm", "cluster", "method", "level", "k", "draw"),
-    ),
-    Layout(
-        ABLATION, ("unit", "kind", "method"), ("level", "draw"), ("depth", "weights", "relative_norm", DAMAGE), ("random",),
-        key=("kind", "unit", *_SITE, "method", "level", "draw"), labels=("component", "parameter"),
-    ),
-    Layout(
-        SUPER_WEIGHTS, ("parameter",), ("row", "column"), ("order", "depth", "value", "nats_lost", "p"), ("confirmed",),
-        key=("parameter", "row", "column"), labels=("published",), may_be_empty=True,
-    ),
-    Layout(SPIKES, ("parameter",), ("stage",), ("depth", "input_max", "output_max"), (), key=("stage", "depth", "parameter")),
-)  # fmt: skip
+CRITICALITY = (SCORES, EFFECTS, STABILITY, CORRELATIONS, CLUSTERS, CLUSTER_EFFECTS, ABLATION, SUPER_WEIGHTS, SPIKES)
 BOUNDED = (STABILITY, CORRELATIONS, CLUSTERS)
 """Tables in which a number that is not finite is one that cannot be had, not a large one."""
 TREATED, MATCHED = "top_k", "matched_random_k"
@@ -69,34 +38,36 @@ CONTROLS = (MATCHED, "random_k", "bottom_k")
 _CELL = ["metric", "mode", "method", "level", "k"]
 
 
-def read_criticality(rows: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], list[str]]:
+def read_criticality(rows: pd.DataFrame) -> tuple[Tables, list[str]]:
     """What runs found out about the weights of their subject.
 
     Args:
         rows: of runs (see `read_tables`).
 
-    Returns: for the name of each file the lines of all runs that the filter leaves, maybe none, and what is wrong with the
+    Returns: for each table the lines of all runs that the filter leaves, maybe none, and what is wrong with the
         files. Damage that is not finite, or was not measured, is inf.
     """
-    tables, cautions = {}, []
-    for layout in LAYOUTS:
-        table, found = read_tables(rows, layout)
-        if len(table) and not (good := _countable(table, layout)).all():
-            found.append(f"{layout.file}: left out {(~good).sum()} lines whose numbers cannot be, such as k below 1.")
+    tables: Tables = {}
+    cautions = []
+    for schema in CRITICALITY:
+        table, found = read_tables(rows, schema)
+        if len(table) and not (good := _countable(table, schema)).all():
+            found.append(f"{schema}: left out {(~good).sum()} lines whose numbers cannot be, such as k below 1.")
             table = table[good].reset_index(drop=True)
-        if len(table) and layout.file in BOUNDED:
+        if len(table) and schema in BOUNDED:
             table = table.replace([np.inf, -np.inf], np.nan)
-        if len(table) and DAMAGE in layout.maybe:
+        if len(table) and schema.column(DAMAGE):
             table = table.assign(**{DAMAGE: table[DAMAGE].fillna(math.inf)})
-        tables[layout.file] = table
+        tables[schema] = table
         cautions += found
     return tables, cautions
 
 
-def _countable(table: pd.DataFrame, layout: Layout) -> "pd.Series[bool]":
+def _countable(table: pd.DataFrame, schema: Schema) -> "pd.Series[bool]":
     """Lines of which all counts and numbers of draws are finite; a level need not be."""
-    good = (table[[name for name in layout.numbers if name != "level"]].abs() < math.inf).all(axis=1)
-    return good & (table["k"] >= 1) & (table["k"] % 1 == 0) if "k" in layout.numbers else good
+    numbers = schema.names("number")
+    good = (table[[name for name in numbers if name != "level"]].abs() < math.inf).all(axis=1)
+    return good & (table["k"] >= 1) & (table["k"] % 1 == 0) if "k" in numbers else good
 
 
 class Setting(NamedTuple):

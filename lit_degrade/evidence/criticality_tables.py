@@ -33,7 +33,7 @@ from lit_degrade.evidence.rankings import ACROSS_RUNS
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import holm
-from lit_degrade.records.paths import EFFECTS, RANKINGS, STABILITY
+from lit_degrade.records.tables import EFFECTS, STABILITY
 
 _PAIRS = "batches", ACROSS_RUNS
 """Kinds of agreement of a metric with itself that the pages show."""
@@ -42,7 +42,7 @@ _PAIRS = "batches", ACROSS_RUNS
 def write_criticality_tables(section: Section, folder: Path) -> list[Table]:
     """Write NAME_effects.csv and NAME_stability.csv of a section where its runs left any; returns tables for the pages."""
     effects, stability = (f"{section.design.summary}_{kind}.csv" for kind in ("effects", "stability"))
-    found, likeness = section.criticality.get(EFFECTS, pd.DataFrame()), likeness_of(section)
+    found, likeness = section.table(EFFECTS), likeness_of(section)
     for name, rows in (
         (effects, effect_rows(found, section.groups)),
         (stability, stability_rows(likeness, section.groups)),
@@ -54,8 +54,8 @@ def write_criticality_tables(section: Section, folder: Path) -> list[Table]:
 
 def likeness_of(section: Section) -> pd.DataFrame:
     """Agreement of rankings within runs and between them."""
-    found = [section.criticality.get(name, pd.DataFrame()) for name in (STABILITY, RANKINGS)]
-    return pd.concat([table for table in found if len(table)] or [pd.DataFrame()], ignore_index=True)
+    found = [table for table in (section.table(STABILITY), section.agreement) if len(table)]
+    return pd.concat(found or [pd.DataFrame()], ignore_index=True)
 
 
 def effects_markdown(folders: Sequence[Path]) -> str:

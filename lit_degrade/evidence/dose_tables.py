@@ -8,7 +8,6 @@ import pandas as pd
 
 from lit_degrade.evidence.chapters import Table, bracketed, number
 from lit_degrade.evidence.doses import (
-    DAMAGE,
     Estimate,
     Variant,
     by_level,
@@ -23,6 +22,7 @@ from lit_degrade.evidence.figures.outcomes import METHODS, method_of, outcome_of
 from lit_degrade.evidence.groups import Group, full_label
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section
+from lit_degrade.records.tables import DAMAGE
 
 MAIN = ("accuracy", "parse_failure_rate", "distinct_2", "seq_rep_4", "loop_share", "nats_intact")
 """Text measures that the pages show; the file has all."""

@@ -9,20 +9,10 @@ import numpy as np
 import pandas as pd
 
 from lit_degrade.evidence.groups import Group, full_label
-from lit_degrade.evidence.record_tables import Layout, drawable, of_runs, read_tables
+from lit_degrade.evidence.record_tables import drawable, of_runs, read_tables
 from lit_degrade.evidence.statistics import NOWHERE, ROUNDING, Interval, Values, t_interval
-from lit_degrade.records.paths import DOSES
+from lit_degrade.records.tables import DAMAGE, DOSES
 
-DAMAGE = "log_perplexity_ratio"
-"""Nats per token that a dose costs on held-out text; a dose without a finite one diverged."""
-LAYOUT = Layout(
-    DOSES,
-    words=("variant", "method", "target"),
-    numbers=("level", "repetition"),
-    maybe=(DAMAGE,),
-    truths=("random",),
-    key=("variant", "method", "target", "level", "repetition"),
-)
 _NOT_MEASURES = ("variant", "method", "target", "level", "level_index", "repetition", "random", "run_id")
 _ORDER = (
     "accuracy", "accuracy_", "parse_failure_rate", "distinct_2", "seq_rep_4", "loop_share", "nats_intact", "self_bleu",
@@ -64,7 +54,7 @@ def counts_levels(method: str) -> bool:
 
 def read_doses(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Doses of all runs that the filter leaves, and what is wrong with their files (see `read_tables`)."""
-    doses, cautions = read_tables(rows, LAYOUT)
+    doses, cautions = read_tables(rows, DOSES)
     if not len(doses):
         return doses, cautions
     counted = doses["method"].map(counts_levels)

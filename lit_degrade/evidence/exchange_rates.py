@@ -10,18 +10,9 @@ import pandas as pd
 
 from lit_degrade.evidence.doses import Estimate, estimate, observations
 from lit_degrade.evidence.groups import Group, full_label
-from lit_degrade.evidence.record_tables import Layout, drawable, of_runs, read_tables
+from lit_degrade.evidence.record_tables import drawable, of_runs, read_tables
 from lit_degrade.evidence.statistics import Interval, Values
-from lit_degrade.records.paths import EXCHANGE_RATES
-
-LAYOUT = Layout(
-    EXCHANGE_RATES,
-    words=("method", "target"),
-    numbers=("repetition", "cost"),
-    maybe=("level", "relative_norm", "nats_lost", "weights", "nats_at_maximum"),
-    truths=("random", "reached"),
-    key=("method", "target", "cost", "repetition"),
-)
+from lit_degrade.records.tables import EXCHANGE_RATES
 
 
 @dataclass(frozen=True)
@@ -53,7 +44,7 @@ class Rate:
 
 def read_rates(rows: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """Exchange rates of all runs that the filter leaves, and what is wrong with their files (see `read_tables`)."""
-    rates, cautions = read_tables(rows, LAYOUT)
+    rates, cautions = read_tables(rows, EXCHANGE_RATES)
     if not len(rates):
         return rates, cautions
     good = ~rates["reached"] | ((rates["level"] > 0) & drawable(rates["level"]) & (rates["relative_norm"] > 0))

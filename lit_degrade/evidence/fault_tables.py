@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 
 from lit_degrade.evidence.chapters import Table, bracketed, number
-from lit_degrade.evidence.doses import DAMAGE, Estimate, estimate
-from lit_degrade.evidence.figures.bits import CLASSES, findings_of, finite_or_inf, pattern_rows, say
+from lit_degrade.evidence.doses import Estimate, estimate
+from lit_degrade.evidence.figures.bits import CLASSES, finite_or_inf, pattern_rows, say
 from lit_degrade.evidence.figures.distributions import ordered
 from lit_degrade.evidence.figures.outcomes import (
     ATTACKS,
@@ -29,7 +29,7 @@ from lit_degrade.evidence.map_tables import estimate_columns
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Interval
-from lit_degrade.records.paths import ADVERSARIAL, ADVERSARIAL_TOKENS, BIT_PATTERNS, BIT_SENSITIVITY, COLLAPSE
+from lit_degrade.records.tables import ADVERSARIAL, ADVERSARIAL_TOKENS, BIT_PATTERNS, BIT_SENSITIVITY, COLLAPSE, DAMAGE, Schema
 
 Row = dict[str, Any]
 COSTLY = 0.02
@@ -50,9 +50,9 @@ def write_fault_tables(section: Section, folder: Path) -> list[Table]:
     """
 
     def of_group(
-        source: str, make: Callable[..., Rows], show: Callable[..., Table] | None, runs: Sequence[str]
+        source: Schema, make: Callable[..., Rows], show: Callable[..., Table] | None, runs: Sequence[str]
     ) -> tuple[Rows, Table | None]:
-        own = of_runs(findings_of(section, source), runs)
+        own = of_runs(section.table(source), runs)
         made = make(own) if len(own) else []
         return made, show(made) if made and show else None
 
@@ -302,7 +302,7 @@ def _said(it: Row, name: str, scale: float = 1.0) -> str:
     return ", ".join(filter(None, [mean, f"{found.diverged} not finite" if found.diverged else ""]))
 
 
-_KINDS: dict[str, tuple[str, Callable[[pd.DataFrame], Rows], Callable[[Rows], Table] | None]] = {
+_KINDS: dict[str, tuple[Schema, Callable[[pd.DataFrame], Rows], Callable[[Rows], Table] | None]] = {
     "bits": (BIT_SENSITIVITY, bit_rows, _bit_table),
     "bit_patterns": (BIT_PATTERNS, _pattern_rows, None),
     "collapse": (COLLAPSE, collapse_rows, _collapse_table),

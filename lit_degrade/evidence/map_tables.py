@@ -11,15 +11,25 @@ import numpy as np
 import pandas as pd
 
 from lit_degrade.evidence.chapters import Table, bracketed, number
-from lit_degrade.evidence.doses import DAMAGE, Estimate, estimate
-from lit_degrade.evidence.figures.distributions import OUTSIDE, averaged, components_of, damages_of, metrics_of, span, table_of
+from lit_degrade.evidence.doses import Estimate, estimate
+from lit_degrade.evidence.figures.distributions import OUTSIDE, averaged, components_of, damages_of, metrics_of, span
 from lit_degrade.evidence.figures.outcomes import metric_of, words
 from lit_degrade.evidence.figures.super_weights import confirmed_words, effect_words
 from lit_degrade.evidence.group_tables import ANYWHERE, Rows, write_group_tables
-from lit_degrade.evidence.record_tables import of_runs
+from lit_degrade.evidence.record_tables import Tables, of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Interval
-from lit_degrade.records.paths import ABLATION, CLUSTER_EFFECTS, CLUSTERS, CORRELATIONS, SCORES, SPIKES, SUPER_WEIGHTS
+from lit_degrade.records.tables import (
+    ABLATION,
+    CLUSTER_EFFECTS,
+    CLUSTERS,
+    CORRELATIONS,
+    DAMAGE,
+    SCORES,
+    SPIKES,
+    SUPER_WEIGHTS,
+    Schema,
+)
 
 MOST = 20
 """Units of ablation that the pages show."""
@@ -29,8 +39,6 @@ _OF_WEIGHTS = {
     "nats_lost_control_max": "controls, worst [nats/token]",
 }  # fmt: skip
 """Columns of super_weights.csv that the pages show the means of, and how they are headed."""
-Tables = dict[str, pd.DataFrame]
-"""Name of a file -> lines that the runs of one group left in it."""
 
 
 def write_map_tables(section: Section, folder: Path) -> list[Table]:
@@ -44,9 +52,9 @@ def write_map_tables(section: Section, folder: Path) -> list[Table]:
     """
 
     def of_group(
-        source: str, make: Callable[[Tables], Rows], show: Callable[[Tables], Table | None] | None, runs: Sequence[str]
+        source: Schema, make: Callable[[Tables], Rows], show: Callable[[Tables], Table | None] | None, runs: Sequence[str]
     ) -> tuple[Rows, Table | None]:
-        own = {name: of_runs(table_of(section, name), runs) for name in (source, CLUSTER_EFFECTS, SPIKES)}
+        own = {schema: of_runs(section.table(schema), runs) for schema in (source, CLUSTER_EFFECTS, SPIKES)}
         return (make(own), show(own) if show else None) if len(own[source]) else ([], None)
 
     return write_group_tables(section, folder, {kind: partial(of_group, *how) for kind, how in _KINDS.items()})
@@ -242,7 +250,7 @@ def _depth(depth: float) -> int | None:
     return None if depth == OUTSIDE else int(depth)
 
 
-_KINDS: dict[str, tuple[str, Callable[[Tables], Rows], Callable[[Tables], Table | None] | None]] = {
+_KINDS: dict[str, tuple[Schema, Callable[[Tables], Rows], Callable[[Tables], Table | None] | None]] = {
     "profile": (SCORES, profile_rows, _profile_table),
     "ablation": (ABLATION, ablation_rows, _ablation_table),
     "super_weights": (SUPER_WEIGHTS, super_weight_rows, _super_weight_table),

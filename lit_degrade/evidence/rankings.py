@@ -1,7 +1,7 @@
 """How far the rankings that runs left agree, across seeds."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -15,7 +15,9 @@ from safetensors import SafetensorError, safe_open
 from lit_degrade.criticality.stability import agreement
 from lit_degrade.evidence.criticality import LIKENESS
 from lit_degrade.evidence.groups import Group
-from lit_degrade.records.paths import EFFECTS, RANKINGS, STABILITY
+from lit_degrade.evidence.record_tables import Tables
+from lit_degrade.records.paths import RANKINGS
+from lit_degrade.records.tables import EFFECTS, STABILITY
 
 ACROSS_RUNS = "runs"
 """Kind of agreement between runs of a group."""
@@ -34,7 +36,7 @@ class Ranking:
     """that were ranked"""
 
 
-def agreement_of_runs(groups: Sequence[Group], tables: Mapping[str, pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
+def agreement_of_runs(groups: Sequence[Group], tables: Tables) -> tuple[pd.DataFrame, list[str]]:
     """How far the rankings of runs of a group agree, at every k of their tables.
 
     Args:

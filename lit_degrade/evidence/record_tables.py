@@ -3,62 +3,44 @@
 import csv
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 
+from lit_degrade.records.tables import Schema
+
+Tables = dict[Schema, pd.DataFrame]
+"""Table of a record -> lines that runs left in it, maybe none."""
 LARGEST = 1e100
 """What is larger, or smaller than its inverse, has no place on an axis."""
 _TRUTH = {"true": True, "false": False}
 
 
-@dataclass(frozen=True)
-class Layout:
-    """Which columns a table must have, and what is in them."""
-
-    file: str
-    words: tuple[str, ...]
-    """never empty"""
-    numbers: tuple[str, ...]
-    """never empty nor nan"""
-    maybe: tuple[str, ...]
-    """numbers that may be empty, as may those of every further column"""
-    truths: tuple[str, ...]
-    """True or False"""
-    key: tuple[str, ...]
-    """what tells the lines of one run apart"""
-    labels: tuple[str, ...] = ()
-    """words that may be empty"""
-    may_be_empty: bool = False
-    """whether a table without lines is a result"""
-
-
-def read_tables(rows: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, list[str]]:
+def read_tables(rows: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, list[str]]:
     """The tables of all runs that the filter leaves, one below the other.
 
     Args:
         rows: of runs, with `run_id`, `folder`, `state` and `filtered`.
-        layout: of the table.
+        schema: which table.
 
     Returns: lines with the `run_id` of their run, where an empty cell is nan (not measured) and a cell that says nan is inf,
         like inf (measured, without a finite value); and what is wrong with the files, in sentences.
     """
     found, cautions = [], []
     for run, folder, state in rows.loc[~rows["filtered"], ["run_id", "folder", "state"]].itertuples(index=False):
-        path = Path(folder) / layout.file
+        path = Path(folder) / schema
         if not path.exists():
             continue
         try:
-            table, faults = _parsed(path.read_bytes().decode("utf-8"), layout)
+            table, faults = _parsed(path.read_bytes().decode("utf-8"), schema)
         except (OSError, ValueError, csv.Error) as error:
-            cautions.append(f"{run}: {layout.file} cannot be read and is not shown: {_reason(error)}.")
+            cautions.append(f"{run}: {schema} cannot be read and is not shown: {_reason(error)}.")
             continue
-        cautions += [f"{run}: {layout.file}: {fault}." for fault in faults]
+        cautions += [f"{run}: {schema}: {fault}." for fault in faults]
         if state != "done":
-            cautions.append(f"{run} is {state}: the {len(table)} lines that it left in {layout.file} are shown.")
+            cautions.append(f"{run} is {state}: the {len(table)} lines that it left in {schema} are shown.")
         found.append(table.assign(run_id=run))
     found = [table for table in found if len(table)]
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame(), cautions
@@ -68,14 +50,13 @@ def _reason(error: Exception) -> str:
     return "it is not UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None) or str(error)
 
 
-def _parsed(text: str, layout: Layout) -> tuple[pd.DataFrame, list[str]]:
+def _parsed(text: str, schema: Schema) -> tuple[pd.DataFrame, list[str]]:
     """Good lines as numbers, words and truths, and what is wrong with the others.
 
     Raises: ValueError where columns are missing, csv.Error where it is no table.
     """
     head, *lines = list(csv.reader(io.StringIO(text, newline=""), strict=True)) or [[]]
-    needed = (*layout.words, *layout.numbers, *layout.maybe, *layout.truths, *layout.labels)
-    lacking = [name for name in needed if name not in head]
+    lacking = [column.name for column in schema.columns if column.needed and column.name not in head]
     if lacking:
         raise ValueError(f"columns are missing: {', '.join(lacking)}")
     if len(set(head)) < len(head):
@@ -83,27 +64,28 @@ def _parsed(text: str, layout: Layout) -> tuple[pd.DataFrame, list[str]]:
     whole = [line for line in lines if len(line) == len(head)]
     if not text.endswith("\n") and lines and len(lines[-1]) == len(head):
         whole.pop()
-    good, broken = _typed(pd.DataFrame(whole, columns=head, dtype=str), layout)
-    again = good.duplicated(list(layout.key))
+    good, broken = _typed(pd.DataFrame(whole, columns=head, dtype=str), schema)
+    again = good.duplicated(list(schema.key))
     counts = {
         "not whole, as if it was still being written": len(lines) - len(whole),
         "with a word where a number belongs, or without what it is about": broken,
         "there twice; the first counts": int(again.sum()),
     }
     faults = [f"left out {n} of {len(lines)} lines, {what}" for what, n in counts.items() if n]
-    return good[~again], faults if len(lines) or layout.may_be_empty else ["it holds no line"]
+    return good[~again], faults if len(lines) or schema.may_be_empty else ["it holds no line"]
 
 
-def _typed(cells: pd.DataFrame, layout: Layout) -> tuple[pd.DataFrame, int]:
+def _typed(cells: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, int]:
     """Lines of which every cell can be read, and the number of the others."""
-    numeric = [name for name in cells if name not in (*layout.words, *layout.truths, *layout.labels)]
+    words, truth_values, labels = (list(schema.names(each)) for each in ("word", "truth", "label"))
+    numeric = [name for name in cells if name not in (*words, *truth_values, *labels)]
     numbers = cells[numeric].apply(pd.to_numeric, errors="coerce").astype(float)
-    bad = (numbers.isna() & ~cells[numeric].isin(["", "nan"])).any(axis=1) | numbers[list(layout.numbers)].isna().any(axis=1)
-    bad |= (cells[list(layout.words)] == "").any(axis=1)
-    truths = cells[list(layout.truths)].apply(lambda column: column.str.lower().map(_TRUTH))
+    bad = (numbers.isna() & ~cells[numeric].isin(["", "nan"])).any(axis=1) | (cells[words] == "").any(axis=1)
+    bad |= numbers[list(schema.names("number"))].isna().any(axis=1)
+    truths = cells[truth_values].apply(lambda column: column.str.lower().map(_TRUTH))
     bad |= truths.isna().any(axis=1)
     typed = cells.assign(**numbers.mask(cells[numeric] == "nan", np.inf), **truths)
-    good = typed[~bad].astype(dict.fromkeys(layout.truths, bool))
+    good = typed[~bad].astype(dict.fromkeys(truth_values, bool))
     return good, int(bad.sum())
 
 

@@ -16,9 +16,10 @@ from lit_degrade.evidence.exchange_rates import read_rates
 from lit_degrade.evidence.findings import read_findings
 from lit_degrade.evidence.groups import Group, OutlierFilter, label, make_groups, mark_outliers, varying
 from lit_degrade.evidence.rankings import agreement_of_runs
+from lit_degrade.evidence.record_tables import Tables
 from lit_degrade.evidence.runs import MEASURED, Runs
 from lit_degrade.evidence.verdicts import Verdict, judge
-from lit_degrade.records.paths import RANKINGS
+from lit_degrade.records.tables import Schema
 
 FIRST = "comparison"
 """What a reader sees first: one subject in all its variants."""
@@ -58,10 +59,14 @@ class Section:
     """a row per dose that the runs gave (see `read_doses`)"""
     rates: pd.DataFrame = field(default_factory=pd.DataFrame)
     """a row per dose that costs as much as was asked for (see `read_rates`)"""
-    criticality: dict[str, pd.DataFrame] = field(default_factory=dict)
-    """by name of a file, what runs left in it (see `read_criticality`); for rankings, how far those of runs agree"""
-    findings: dict[str, pd.DataFrame] = field(default_factory=dict)
-    """by name of a file, what runs left in it (see `read_findings`)"""
+    tables: Tables = field(default_factory=dict)
+    """what runs left in their other tables (see `read_criticality` and `read_findings`)"""
+    agreement: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """how far the rankings of runs agree, as lines of stability.csv"""
+
+    def table(self, schema: Schema) -> pd.DataFrame:
+        """What runs left in one of their other tables; empty where none did."""
+        return self.tables.get(schema, pd.DataFrame())
 
     def outcomes(self) -> list[str]:
         """Outcomes of the design that some run has."""
@@ -93,11 +98,11 @@ def make_sections(runs: Runs, designs: Sequence[Design], rule: OutlierFilter | N
         groups = make_groups(rows, names, design.factor)
         (doses, broken), (rates, also_broken) = read_doses(rows), read_rates(rows)
         criticality, faults = read_criticality(rows)
-        criticality[RANKINGS], unlike = agreement_of_runs(groups, criticality)
+        agreement, unlike = agreement_of_runs(groups, criticality)
         findings, flaws = read_findings(rows)
         cautions = [*_cautions(rows), *broken, *also_broken, *faults, *unlike, *flaws]
         verdicts = judge(design.claims, rows, runs.condition_names)
-        found.append(Section(design, rows, names, groups, verdicts, cautions, doses, rates, criticality, findings))
+        found.append(Section(design, rows, names, groups, verdicts, cautions, doses, rates, criticality | findings, agreement))
     return found
 
 

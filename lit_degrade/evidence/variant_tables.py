@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from lit_degrade.evidence.chapters import Table, bracketed, number
-from lit_degrade.evidence.doses import DAMAGE, Estimate, Variant, estimate, observations, of_variant, variants_of
+from lit_degrade.evidence.doses import Estimate, Variant, estimate, observations, of_variant, variants_of
 from lit_degrade.evidence.figures.benchmarks import Measure, benchmark_name, measures_of, of_measure, result_of
 from lit_degrade.evidence.figures.distributions import averaged, components_of
 from lit_degrade.evidence.figures.outcomes import benchmark_metric_of, words
@@ -21,7 +21,7 @@ from lit_degrade.evidence.map_tables import estimate_columns
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Interval
-from lit_degrade.records.paths import BENCHMARKS, VARIANTS
+from lit_degrade.records.tables import BENCHMARKS, DAMAGE, VARIANTS, Schema
 
 ANSWER = 200
 """Characters of an answer that the pages show."""
@@ -164,9 +164,9 @@ def benchmark_rows(section: Section) -> Rows:
     ]
 
 
-def _with_lines(section: Section, file: str) -> list[tuple[int, Group, pd.DataFrame]]:
+def _with_lines(section: Section, schema: Schema) -> list[tuple[int, Group, pd.DataFrame]]:
     """Groups that left a table, with their numbers in the section and their lines."""
-    table = section.findings.get(file, pd.DataFrame())
+    table = section.table(schema)
     found = [(i, group, of_runs(table, list(group.rows["run_id"]))) for i, group in enumerate(section.groups)]
     return [(i, group, own) for i, group, own in found if len(own)]
 

@@ -16,7 +16,7 @@ from lit_degrade.evidence.figures.outcomes import sentence, words
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.summaries import counted, filtered_runs
 from lit_degrade.evidence.verdicts import Verdict
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.records.conditions import config_key
 
 try:
@@ -252,4 +252,4 @@ def _logged(section: Section) -> list[str]:
 
 
 def _metrics(folder: str) -> Path:
-    return Path(folder) / paths.METRICS
+    return Path(folder) / tables.METRICS

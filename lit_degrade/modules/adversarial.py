@@ -20,7 +20,7 @@ from lit_degrade.generation.queries import Query
 from lit_degrade.measures.perplexity import Likelihood, batches, likelihood
 from lit_degrade.measures.text_quality import measure_text
 from lit_degrade.modules.base import SubjectModule
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.seeds import derive, generator
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject
@@ -251,10 +251,10 @@ class AdversarialModule(SubjectModule):
         with torch.inference_mode(False), torch.enable_grad():
             answers = list(self._answers())
         self.check_restored()
-        self.record.save_table(paths.ADVERSARIAL, self.rows)
+        self.record.save_table(tables.ADVERSARIAL, self.rows)
         if self.token_rows:
-            self.record.save_table(paths.ADVERSARIAL_TOKENS, self.token_rows)
-        self.record.save_table(paths.ANSWERS, answers)
+            self.record.save_table(tables.ADVERSARIAL_TOKENS, self.token_rows)
+        self.record.save_table(tables.ANSWERS, answers)
         if self.short:
             self.record.notes["fewer_characters_swapped"] = f"in {self.short} windows, over all counts and draws"
         self.record.add(prompt=self.query.text, epsilon=self.epsilons[-1], **self._costs())

@@ -14,7 +14,7 @@ from lit_degrade.measures.updates import StepLength
 from lit_degrade.modules.optimizers import MatchedSGD, build_optimizer
 from lit_degrade.modules.stimulus import StimulusModule, StimulusSettings
 from lit_degrade.modules.training import TrainingModule
-from lit_degrade.records import paths
+from lit_degrade.records import paths, tables
 from lit_degrade.seeds import generator
 from lit_degrade.stimuli.catalog import OptimizerName, ProtocolName, Stimulus
 from lit_degrade.stimuli.controls import StimulusData, random_text
@@ -91,7 +91,7 @@ class AttackModule(TrainingModule, StimulusModule):
         """Find the null space, synthesise the stimulus, and record both."""
         self.measure_null_space()
         stimuli, rows = self.synthesise(self.seed)
-        self.record.save_table(paths.STIMULI, rows)
+        self.record.save_table(tables.STIMULI, rows)
         self._compare({row["stimulus"]: row for row in rows})
         self.stimulus_data = self._as_the_protocol_has_it(stimuli)
         self.record.add(null_energy=self._row(self.seed, self.stimulus, self.stimulus_data, [])["null_energy"])

@@ -11,7 +11,7 @@ from lit_degrade.measures.harness import HarnessTask, load_task, run_task
 from lit_degrade.modules.doses import DoseModule
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.walk import Cell
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.tasks.benchmarks import HARNESS, choose_benchmarks, read_benchmark
 from lit_degrade.text import TextSource
@@ -127,8 +127,8 @@ class BenchmarkModule(DoseModule):
 
     def on_test_epoch_end(self) -> None:
         """Write the tables."""
-        self.record.save_table(paths.BENCHMARKS, self.rows)
-        self.record.save_table(paths.BENCHMARK_ITEMS, self.item_rows)
+        self.record.save_table(tables.BENCHMARKS, self.rows)
+        self.record.save_table(tables.BENCHMARK_ITEMS, self.item_rows)
         self.finish()
 
     on_validation_epoch_end = on_test_epoch_end

@@ -23,7 +23,7 @@ from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.storage import stored
 from lit_degrade.perturbations.targets import sites_of
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
@@ -199,8 +199,8 @@ class BitSearchModule(SubjectModule):
         """Write the tables, and make sure that the subject is what it was."""
         self.bar.__exit__()
         self.check_restored()
-        self.record.save_table(paths.BIT_SEARCH, sorted(self.rows, key=self._place))
-        self.record.save_table(paths.COLLAPSE, self.collapses)
+        self.record.save_table(tables.BIT_SEARCH, sorted(self.rows, key=self._place))
+        self.record.save_table(tables.COLLAPSE, self.collapses)
         for constraint in self.constraints:
             self.record.add(**summarised([row for row in self.collapses if row["constraint"] == constraint], constraint))
 

@@ -26,7 +26,7 @@ from lit_degrade.perturbations.bits import bit_numbers
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.storage import stored
 from lit_degrade.perturbations.targets import load_selection, sites_of, within
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Site
 from lit_degrade.subjects.catalog import SubjectSpec
@@ -156,8 +156,8 @@ class BitSensitivityModule(SubjectModule):
         """Write the tables, and make sure that the subject is what it was."""
         self.check_restored()
         rows = self._rows()
-        self.record.save_table(paths.BIT_SENSITIVITY, rows)
-        self.record.save_table(paths.BIT_PATTERNS, self._pattern_rows())
+        self.record.save_table(tables.BIT_SENSITIVITY, rows)
+        self.record.save_table(tables.BIT_PATTERNS, self._pattern_rows())
         lost = [_lost(row) for row in rows]
         worst = rows[max(range(len(rows)), key=lost.__getitem__)]
         self.record.add(

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from lit_degrade.checks import at_least
 from lit_degrade.curvature.null_space import NullSpaceSettings
 from lit_degrade.modules.stimulus import StimulusModule, StimulusSettings
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.text import TextSource
 
@@ -71,7 +71,7 @@ class CatalystModule(StimulusModule):
 
     def on_test_end(self) -> None:
         """Write the table and say how often the eigen-prion won."""
-        self.record.save_table(paths.STIMULI, self.rows)
+        self.record.save_table(tables.STIMULI, self.rows)
         energy: dict[str, list[float]] = {}
         for row in self.rows:
             energy.setdefault(row["stimulus"], []).append(row["null_energy"])

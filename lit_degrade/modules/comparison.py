@@ -26,7 +26,7 @@ from lit_degrade.perturbations.edits import totals as edit_totals
 from lit_degrade.pruning.catalog import PruneSettings
 from lit_degrade.pruning.prune import pruned, sites_to_prune
 from lit_degrade.pruning.prune import totals as pruning_totals
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.seeds import derive, generator
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject, save_stage, weights_sha256
@@ -226,7 +226,7 @@ class ComparisonModule(SubjectModule):
         """Write the table, and make sure that the subject is what it was."""
         self.bar.__exit__()
         self.check_restored()
-        self.record.save_table(paths.VARIANTS, self.rows)
+        self.record.save_table(tables.VARIANTS, self.rows)
         told = {f"{row['variant']}: perplexity": row["perplexity"] for row in self.rows}
         told |= {f"{row['variant']}: answer": shorten(row["answer"], SHOWN) for row in self.rows}
         self.record.add(variants=len(self.rows), **told)

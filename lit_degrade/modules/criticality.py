@@ -27,7 +27,7 @@ from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, check_dose
 from lit_degrade.perturbations.edits import Dose, perturbed, totals
 from lit_degrade.perturbations.targets import sites_of
-from lit_degrade.records import paths
+from lit_degrade.records import paths, tables
 from lit_degrade.seeds import derive, generator
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject
@@ -180,12 +180,12 @@ class CriticalityModule(SubjectModule):
         """Write the tables, and make sure that the subject is what it was."""
         self.bar.__exit__()
         rows = score_rows(self.scores, self.weights, self.arms)
-        self.record.save_table(paths.SCORES, rows)
-        self.record.save_table(paths.EFFECTS, self.effects)
-        self.record.save_table(paths.CORRELATIONS, correlations(rows))
+        self.record.save_table(tables.SCORES, rows)
+        self.record.save_table(tables.EFFECTS, self.effects)
+        self.record.save_table(tables.CORRELATIONS, correlations(rows))
         compared = agreement_rows(self.weights, self.ks, self.spec.name, self.rankings, self.parts, self.others)
         if stability := list(compared):
-            self.record.save_table(paths.STABILITY, stability)
+            self.record.save_table(tables.STABILITY, stability)
         self._save_sets()
         self._cluster(rows)
         self.check_restored()
@@ -206,9 +206,9 @@ class CriticalityModule(SubjectModule):
             self.record.notes["not_clustered"] = f"{len(self.weights.sites)} sites, scored by {', '.join(self.metrics)}"
             return
         table, clusters = cluster_rows(self.weights, rows, derive(self.seed, "clusters") % 2**32)
-        self.record.save_table(paths.CLUSTERS, table)
+        self.record.save_table(tables.CLUSTERS, table)
         if effects := [row for algorithm, own in clusters.items() for row in self._cluster_effects(algorithm, own)]:
-            self.record.save_table(paths.CLUSTER_EFFECTS, effects)
+            self.record.save_table(tables.CLUSTER_EFFECTS, effects)
 
     def _cluster_effects(self, algorithm: str, clusters: dict[int, list[int]]) -> Iterator[dict[str, Any]]:
         """Rows of cluster_effects.csv: the same number of weights, drawn at random, from each cluster of sites."""

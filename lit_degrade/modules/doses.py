@@ -15,7 +15,7 @@ from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.edits import EditRecord, edits, rows, totals
 from lit_degrade.perturbations.targets import is_tied
 from lit_degrade.perturbations.walk import Cell, intact, walk
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
@@ -103,8 +103,8 @@ class DoseModule(SubjectModule):
         self.check_restored()
         self.record.add(doses=len(self.dose_rows))
         if self.dose_rows:
-            self.record.save_table(paths.DOSES, self.dose_rows)
-            self.record.save_table(paths.EDITS, self.edit_rows)
+            self.record.save_table(tables.DOSES, self.dose_rows)
+            self.record.save_table(tables.EDITS, self.edit_rows)
 
     def _last_spectrum(self) -> LayerSpectrum:
         """Spectrum of the hidden states behind the last block."""

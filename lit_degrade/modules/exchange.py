@@ -16,7 +16,7 @@ from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.catalog import METHODS, MethodName, PerturbationSettings
 from lit_degrade.perturbations.edits import Dose, edits, perturbed, totals
 from lit_degrade.perturbations.exchange import dose_range, find_dose
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
@@ -120,7 +120,7 @@ class ExchangeRateModule(SubjectModule):
         """Write the table, and make sure that the subject is what it was."""
         self.bar.__exit__()
         self.check_restored()
-        self.record.save_table(paths.EXCHANGE_RATES, self.rows)
+        self.record.save_table(tables.EXCHANGE_RATES, self.rows)
         self.record.add(searches=len(self.rows), reached=sum(row["reached"] for row in self.rows))
 
     def _loss(self, settings: PerturbationSettings, repetition: int, level: float) -> float:

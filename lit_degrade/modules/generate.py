@@ -18,7 +18,7 @@ from lit_degrade.modules.doses import DoseModule
 from lit_degrade.modules.outputs import Generation
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.walk import Cell
-from lit_degrade.records import paths
+from lit_degrade.records import paths, tables
 from lit_degrade.records.journal import Journal
 from lit_degrade.records.run_record import plain
 from lit_degrade.seeds import derive
@@ -179,7 +179,7 @@ class GenerateModule(DoseModule):
         for name, objects in files.items():
             self.record.save_text(name, json.dumps(plain(objects), indent=1, ensure_ascii=False) + "\n")
         measured = [outputs.measured_row(g, bleu) for g, bleu in zip(generations, outputs.self_bleus(generations), strict=True)]
-        self.record.save_table(paths.GENERATIONS, measured)
+        self.record.save_table(tables.GENERATIONS, measured)
         by_dose: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
         for row in measured:
             by_dose.setdefault((row["variant"], row["level_index"], row["repetition"], row["task"]), []).append(row)

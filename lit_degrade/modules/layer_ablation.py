@@ -16,7 +16,7 @@ from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.catalog import METHODS, TARGETS, PerturbationSettings, check_dose
 from lit_degrade.perturbations.edits import Dose, Only, edits, perturbed, totals
 from lit_degrade.perturbations.targets import whole
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.anatomy import Site
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject
@@ -151,7 +151,7 @@ class LayerAblationModule(SubjectModule):
         """Write the table, and make sure that the subject is what it was."""
         self.bar.__exit__()
         self.check_restored()
-        self.record.save_table(paths.ABLATION, self.rows)
+        self.record.save_table(tables.ABLATION, self.rows)
         worst = max(self.rows, key=lambda row: (math.isnan(row["log_perplexity_ratio"]), row["log_perplexity_ratio"]))
         self.record.add(units=len({row["unit"] for row in self.rows}), worst_unit=worst["unit"])
         self.record.add(worst_nats_lost=worst["log_perplexity_ratio"])

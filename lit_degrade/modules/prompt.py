@@ -12,7 +12,7 @@ from lit_degrade.generation.queries import Query
 from lit_degrade.measures.text_quality import measure_text
 from lit_degrade.modules.doses import DoseModule
 from lit_degrade.perturbations.catalog import PerturbationSettings
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.seeds import derive
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import Subject, load_subject
@@ -88,7 +88,7 @@ class PromptModule(DoseModule):
         """The other subjects; then the table of answers, which is printed too."""
         for name, subject in zip(self.beside, self.others, strict=True):
             self._answer(name, subject)
-        self.record.save_table(paths.ANSWERS, self.answers)
+        self.record.save_table(tables.ANSWERS, self.answers)
         said = {row["subject"]: row["text"] for row in self.answers}
         self.record.add(prompt=self.query.text, **said)
         self.headline = tuple(said)

@@ -9,7 +9,7 @@ from lit_degrade.measures.perplexity import batches, token_nll
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.pruning.catalog import PruneSettings
 from lit_degrade.pruning.prune import prune_, sites_to_prune, stages, totals
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
@@ -83,7 +83,7 @@ class PruneModule(SubjectModule):
         """Prune."""
         with self.progress("pruning", stages(self.subject, self.settings, self.ids)) as bar, self.record.timed("pruning"):
             rows = prune_(self.subject, self.settings, self.ids, self.seed, bar.advance)
-        self.record.save_table(paths.PRUNING, [row.row() for row in rows])
+        self.record.save_table(tables.PRUNING, [row.row() for row in rows])
         self.record.add(
             method=self.settings.method,
             sparsity=self.settings.share,

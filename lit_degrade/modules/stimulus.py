@@ -13,7 +13,7 @@ from lit_degrade.curvature.null_space import NullSpace, NullSpaceSettings, exact
 from lit_degrade.curvature.products import HessianProducts, HvpMethod, Losses, flatten
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.modules.base import SubjectModule
-from lit_degrade.records import paths
+from lit_degrade.records import tables
 from lit_degrade.records.cache import Parts
 from lit_degrade.seeds import generator
 from lit_degrade.stimuli.catalog import STIMULI, Stimulus
@@ -85,7 +85,7 @@ class StimulusModule(SubjectModule):
         placed = {name: t.to(store) if t.dim() == 2 else t for name, t in tensors.items()}
         self.null_space = NullSpace(**cast(Any, placed), **facts)
         self.record.add(**self.null_space.facts())
-        self.record.save_table(paths.DIRECTIONS, self.null_space.certificates())
+        self.record.save_table(tables.DIRECTIONS, self.null_space.certificates())
 
     def _find_null_space(self) -> Parts:
         named = self.null_parameters

@@ -26,7 +26,7 @@ from lit_degrade.criticality.super_weights import (
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.edits import perturbed
-from lit_degrade.records import paths
+from lit_degrade.records import paths, tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
@@ -127,9 +127,9 @@ class SuperWeightModule(SubjectModule):
     def on_test_epoch_end(self) -> None:
         """Write the tables, and make sure that the subject is what it was; without weights to speak of there are no rows."""
         self.check_restored()
-        self.record.save_table(paths.SPIKES, self.spike_rows)
+        self.record.save_table(tables.SPIKES, self.spike_rows)
         if self.rows:
-            self.record.save_table(paths.SUPER_WEIGHTS, self.rows)
+            self.record.save_table(tables.SUPER_WEIGHTS, self.rows)
         weights, outliers = (sum(counts[key] for counts in self.outliers.values()) for key in ("weights", "z_outliers"))
         self.record.add(
             calibration_tokens=self.calibration.numel(),

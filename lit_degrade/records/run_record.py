@@ -23,6 +23,7 @@ from lit_degrade.records.identity import Identity
 from lit_degrade.records.lock import Lock, StillHeldError
 from lit_degrade.records.provenance import peak_memory, provenance
 from lit_degrade.records.reading import defect_of, state_of
+from lit_degrade.records.tables import METRICS, Schema
 
 ENDED = ("done", "diverged")
 """States of runs that came to their end: their record is the answer."""
@@ -177,14 +178,18 @@ class RunRecord:
             path.write_text(text, encoding="utf-8")
         return self._place / name
 
-    def save_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-        """Write rows as CSV, columns in order of first appearance; returns the file."""
+    def save_table(self, schema: Schema, rows: Sequence[Mapping[str, Any]]) -> Path:
+        """Write rows as CSV, columns in order of first appearance; returns the file.
+
+        Raises: ValueError for rows that do not fit the schema.
+        """
+        schema.check(rows)
         columns = list(dict.fromkeys(key for row in rows for key in row))
-        with self.whole(name) as path, path.open("w", newline="", encoding="utf-8") as file:
+        with self.whole(schema.file) as path, path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns)
             writer.writeheader()
             writer.writerows(rows)
-        return self._place / name
+        return self._place / schema
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
@@ -224,7 +229,7 @@ class RunRecord:
     def _close(self, exit_state: ExitState, detail: str) -> None:
         self.durations_s["total"] = time.monotonic() - self._started
         self.save_text(paths.CONFIG, to_yaml(self.config))
-        self.save_table(paths.METRICS, self.metrics or [{"step": 0}])
+        self.save_table(METRICS, self.metrics or [{"step": 0}])
         summary = {"run_id": self.run_id, "experiment": self.experiment, "exit_state": exit_state, **self.summary}
         self.save_text(paths.SUMMARY, json.dumps(plain(summary), indent=2) + "\n")
         manifest = {

@@ -12,16 +12,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from lit_degrade.evidence.doses import DAMAGE
 from lit_degrade.evidence.figures.axes import STEPS, canvas, cross, dots, mean_tick, scale_axis
-from lit_degrade.evidence.figures.bits import findings_of, finite_or_inf, head_room, panel_plates, say
+from lit_degrade.evidence.figures.bits import finite_or_inf, head_room, panel_plates, say
 from lit_degrade.evidence.figures.distributions import ordered, span
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.outcomes import ATTACKS, NORMS, TOKEN_ATTACKS, UNITS
 from lit_degrade.evidence.figures.panels import Plate
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.paths import ADVERSARIAL, ADVERSARIAL_TOKENS
+from lit_degrade.records.tables import ADVERSARIAL, ADVERSARIAL_TOKENS, DAMAGE, Schema
 
 Curves = dict[str, dict[float, Values]]
 """Attack -> size of the change -> losses as they are drawn."""
@@ -40,7 +39,7 @@ def adversarial_plates(section: Section) -> list[Plate]:
 
 def _embedding_plates(section: Section) -> list[Plate]:
     """A panel for each group of runs and norm."""
-    lines = findings_of(section, ADVERSARIAL)
+    lines = section.table(ADVERSARIAL)
     if not len(lines):
         return []
     panels = [f"{say(norm, NORMS)} [{say(unit, UNITS)}]" for norm, unit in zip(lines["norm"], lines["unit"], strict=True)]
@@ -53,7 +52,7 @@ def _embedding_plates(section: Section) -> list[Plate]:
 
 def _token_plates(section: Section) -> list[Plate]:
     """A panel for each group of runs."""
-    lines = findings_of(section, ADVERSARIAL_TOKENS)
+    lines = section.table(ADVERSARIAL_TOKENS)
     if not len(lines):
         return []
     about = "Loss on held-out text against the number of tokens of every sequence that are changed, by what chose the change."
@@ -63,7 +62,7 @@ def _token_plates(section: Section) -> list[Plate]:
 
 def _plates(
     section: Section,
-    file: str,
+    schema: Schema,
     about: str,
     lines: pd.DataFrame,
     size: str,
@@ -80,7 +79,7 @@ def _plates(
         "join the means."
     )
     caption += f" Crosses at the top, with their share: not finite, or beyond 1e100 ({lost})." if lost else ""
-    return panel_plates(section, file.removesuffix(".csv"), caption, lines, page, MOST, f"without {file}")
+    return panel_plates(section, schema.file.removesuffix(".csv"), caption, lines, page, MOST, f"without {schema}")
 
 
 def curves_of(lines: pd.DataFrame, size: str) -> Curves:

@@ -22,7 +22,7 @@ from lit_degrade.evidence.groups import Group
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.paths import BENCHMARKS
+from lit_degrade.records.tables import BENCHMARKS
 
 CHANCE = {"hellaswag": 0.25}
 """Benchmark -> share of correct answers of who chooses by chance."""
@@ -94,7 +94,7 @@ def has_levels(lines: pd.DataFrame) -> bool:
 
 def benchmark_plates(section: Section) -> list[Plate]:
     """Variants beside each other, then a figure for each whose dose varies; none where no run left results."""
-    lines = section.findings.get(BENCHMARKS, pd.DataFrame())
+    lines = section.table(BENCHMARKS)
     lines = lines.dropna(subset=["value"]) if len(lines) else lines
     if not len(lines):
         return []

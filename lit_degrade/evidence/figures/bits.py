@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from lit_degrade.evidence.doses import DAMAGE
 from lit_degrade.evidence.figures.axes import STEPS, Decades, canvas, cross, scale_axis, spread
 from lit_degrade.evidence.figures.distributions import by_group, ordered
 from lit_degrade.evidence.figures.looks import GREY, PALETTE, Look, legend, looks_of, wrapped
@@ -20,7 +19,7 @@ from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.paths import BIT_PATTERNS, BIT_SEARCH, BIT_SENSITIVITY, COLLAPSE
+from lit_degrade.records.tables import BIT_PATTERNS, BIT_SEARCH, BIT_SENSITIVITY, COLLAPSE, DAMAGE
 
 Page = Callable[[Mapping[str, pd.DataFrame]], Figure]
 """Makes a figure from the lines of each panel."""
@@ -38,11 +37,6 @@ _BLACK = Look("black", "x", "-")
 def bit_plates(section: Section) -> list[Plate]:
     """What each bit costs, how often it is set, searches for bits that break a subject, flips to collapse."""
     return [*_sensitivity_plates(section), *_pattern_plates(section), *_search_plates(section), *_collapse_plates(section)]
-
-
-def findings_of(section: Section, file: str) -> pd.DataFrame:
-    """One of the tables that the runs of a section left; empty where none did."""
-    return section.findings.get(file, pd.DataFrame())
 
 
 def say(name: str, known: Mapping[str, str]) -> str:
@@ -112,7 +106,7 @@ def bit_quantiles(lines: pd.DataFrame) -> pd.DataFrame:
 
 def _sensitivity_plates(section: Section) -> list[Plate]:
     """A panel for each group of runs and format."""
-    lines = findings_of(section, BIT_SENSITIVITY)
+    lines = section.table(BIT_SENSITIVITY)
     if not len(lines):
         return []
     lost = lines[~drawable(lines[DAMAGE])].groupby("bit_class").size()
@@ -209,7 +203,7 @@ def pattern_rows(lines: pd.DataFrame) -> pd.DataFrame:
 
 def _pattern_plates(section: Section) -> list[Plate]:
     """A panel for each group of runs and format."""
-    lines = findings_of(section, BIT_PATTERNS)
+    lines = section.table(BIT_PATTERNS)
     if not len(lines):
         return []
     caption = (
@@ -239,7 +233,7 @@ def _pattern_page(panels: Mapping[str, pd.DataFrame]) -> Figure:
 
 def _search_plates(section: Section) -> list[Plate]:
     """A panel for each group of runs and constraint."""
-    lines, ends = findings_of(section, BIT_SEARCH), findings_of(section, COLLAPSE)
+    lines, ends = section.table(BIT_SEARCH), section.table(COLLAPSE)
     if not len(lines):
         return []
     good = drawable(lines["token_accuracy"]) & lines["token_accuracy"].notna()
@@ -309,7 +303,7 @@ def _flip_axis(ax: Axes) -> None:
 
 def _collapse_plates(section: Section) -> list[Plate]:
     """A panel for each group of runs and constraint."""
-    lines = findings_of(section, COLLAPSE)
+    lines = section.table(COLLAPSE)
     if not len(lines):
         return []
     n, censored = len(lines), int((~lines["collapsed"]).sum())

@@ -13,7 +13,7 @@ from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from lit_degrade.criticality.catalog import METRICS
-from lit_degrade.evidence.doses import DAMAGE, estimate, observations
+from lit_degrade.evidence.doses import estimate, observations
 from lit_degrade.evidence.figures.axes import STEPS, Decades, Grid, canvas
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.outcomes import method_of, metric_of, words
@@ -22,7 +22,7 @@ from lit_degrade.evidence.groups import Group, full_label
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.paths import SCORES
+from lit_degrade.records.tables import DAMAGE, SCORES
 from lit_degrade.subjects.catalog import COMPONENTS
 
 Page = Callable[[pd.DataFrame], Figure]
@@ -64,12 +64,6 @@ def components_of(table: pd.DataFrame) -> list[str]:
 def ordered(found: set[str], known: Mapping[str, object]) -> list[str]:
     """Names in the order of a catalogue, then those that it lacks."""
     return [name for name in known if name in found] + sorted(found - set(known))
-
-
-def table_of(section: Section, file: str) -> pd.DataFrame:
-    """One of the tables that the runs of a section left; empty where none did."""
-    found = section.criticality.get(file)
-    return pd.DataFrame() if found is None else found
 
 
 def by_group(section: Section, table: pd.DataFrame) -> dict[str, tuple[Group, pd.DataFrame]]:
@@ -194,7 +188,7 @@ def panel_grid(n: int, height: float, extra: float) -> tuple[Figure, Grid]:
 
 def distribution_plates(section: Section) -> list[Plate]:
     """For each group of runs the quantiles of every metric by component; none where no run left scores."""
-    scores = table_of(section, SCORES)
+    scores = section.table(SCORES)
     if not len(scores) or not metrics_of(scores) or not _shares(scores):
         return []
     caption = (

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from lit_degrade.evidence.doses import DAMAGE, Variant, by_level, observations, of_variant, text_measures, variants_of
+from lit_degrade.evidence.doses import Variant, by_level, observations, of_variant, text_measures, variants_of
 from lit_degrade.evidence.figures.axes import STEPS, WIDE, Decades, canvas, cross, dots, mean_tick, scale_axis
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.outcomes import method_of, outcome_of, words
@@ -22,7 +22,7 @@ from lit_degrade.evidence.groups import Group, full_label, label
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.paths import DOSES
+from lit_degrade.records.tables import DAMAGE, DOSES
 
 Curve = dict[float, Values]
 """Level -> observations of a measure as they are drawn, weakest level first."""

@@ -13,9 +13,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lit_degrade.evidence.criticality import CONTROLS, MATCHED, TREATED, Cell, Setting, by_setting, cells_of
-from lit_degrade.evidence.doses import DAMAGE
 from lit_degrade.evidence.figures.axes import STEPS, canvas, cross, dots, mean_tick, scale_axis
-from lit_degrade.evidence.figures.distributions import table_of
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.outcomes import ARMS, MODES, method_of, metric_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
@@ -23,7 +21,7 @@ from lit_degrade.evidence.groups import Group, full_label
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.paths import EFFECTS
+from lit_degrade.records.tables import DAMAGE, EFFECTS
 
 Curves = dict[str, dict[int, Values]]
 """Arm -> k -> observations as they are drawn."""
@@ -84,7 +82,7 @@ def _listed(values: Mapping[Cell, float], unit: str) -> str:
 
 
 def _of_group(section: Section, group: Group) -> list[Plate]:
-    settings = by_setting(cells_of(table_of(section, EFFECTS), group))
+    settings = by_setting(cells_of(section.table(EFFECTS), group))
     rows = section.rows[section.rows["run_id"].isin(group.rows["run_id"])]
     found = []
     for setting, cells in list(settings.items())[:MOST_SETTINGS]:

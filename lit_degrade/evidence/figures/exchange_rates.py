@@ -18,7 +18,7 @@ from lit_degrade.evidence.figures.outcomes import METHODS, method_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.groups import Group, full_label
 from lit_degrade.evidence.sections import Section
-from lit_degrade.records.paths import EXCHANGE_RATES
+from lit_degrade.records.tables import EXCHANGE_RATES
 
 MOST = 4
 """Panels beside each other."""

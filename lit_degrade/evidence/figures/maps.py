@@ -12,7 +12,6 @@ from matplotlib.colors import LogNorm, Normalize, SymLogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
 
-from lit_degrade.evidence.doses import DAMAGE
 from lit_degrade.evidence.figures.axes import Decades, canvas
 from lit_degrade.evidence.figures.distributions import (
     OUTSIDE,
@@ -30,7 +29,6 @@ from lit_degrade.evidence.figures.distributions import (
     score_cells,
     signed,
     span,
-    table_of,
     unit_of,
 )
 from lit_degrade.evidence.figures.outcomes import metric_of, outcome_of, words
@@ -39,7 +37,7 @@ from lit_degrade.evidence.figures.super_weights import cluster_plates, super_wei
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.paths import ABLATION, CORRELATIONS, SCORES
+from lit_degrade.records.tables import ABLATION, CORRELATIONS, DAMAGE, SCORES
 
 GAP = 0.5
 """Between the blocks and what is in none, in cells."""
@@ -66,7 +64,7 @@ def map_plates(section: Section) -> list[Plate]:
 
 def _score_plates(section: Section) -> list[Plate]:
     """For each group of runs a panel for each metric."""
-    scores = table_of(section, SCORES)
+    scores = section.table(SCORES)
     if not len(scores) or not metrics_of(scores):
         return []
     caption = (
@@ -99,7 +97,7 @@ def grid_of(cells: pd.Series, rows: Sequence[str]) -> pd.DataFrame:
 
 def _ablation_plates(section: Section) -> list[Plate]:
     """For each group of runs a panel for each way of ablation."""
-    lines = table_of(section, ABLATION)
+    lines = section.table(ABLATION)
     if not len(lines):
         return []
     lines = lines[lines["kind"].isin(["layer", "matrix"])]
@@ -136,7 +134,7 @@ def _ablation_page(lines: pd.DataFrame) -> Figure:
 
 def _correlation_plates(section: Section) -> list[Plate]:
     """For each group of runs a matrix of metrics, then a matrix of depths for each metric."""
-    lines = table_of(section, CORRELATIONS)
+    lines = section.table(CORRELATIONS)
     lines = lines.dropna(subset=["n", "spearman"]) if len(lines) else lines
     if not len(lines):
         return []

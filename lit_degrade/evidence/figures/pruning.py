@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from lit_degrade.evidence.doses import DAMAGE, observations
+from lit_degrade.evidence.doses import observations
 from lit_degrade.evidence.figures.axes import STEPS, Decades, canvas, cross, dots, mean_tick
 from lit_degrade.evidence.figures.distributions import OUTSIDE, averaged, components_of, panel_grid, span
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
@@ -22,7 +22,7 @@ from lit_degrade.evidence.groups import Group, label
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.paths import PRUNING
+from lit_degrade.records.tables import DAMAGE, PRUNING
 
 ASKED, ACHIEVED, METHOD = "prune.sparsity", "sparsity_achieved", "prune.method"
 """Condition that says how much is zeroed, fact that says how much was, and condition that says how."""
@@ -171,7 +171,7 @@ def _means(ax: Axes, curves: Mapping[str, Curve], looks: Mapping[str, Look], pla
 
 def error_lines(section: Section) -> pd.DataFrame:
     """Matrices whose reconstruction error was measured, with depth OUTSIDE where they are in no block."""
-    lines = section.findings.get(PRUNING, pd.DataFrame())
+    lines = section.table(PRUNING)
     return lines.dropna(subset=[ERROR]).assign(depth=lambda found: found["depth"].fillna(OUTSIDE)) if len(lines) else lines
 
 

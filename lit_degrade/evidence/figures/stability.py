@@ -12,14 +12,14 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from lit_degrade.evidence.figures.axes import canvas, mean_tick
-from lit_degrade.evidence.figures.distributions import by_group, ordered, table_of
+from lit_degrade.evidence.figures.distributions import by_group, ordered
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.outcomes import METRICS, metric_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.groups import Group
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.paths import STABILITY
+from lit_degrade.records.tables import STABILITY
 
 SHOWN_K = 1000
 """The largest k up to here is drawn."""
@@ -34,7 +34,7 @@ _LACKING = f"without such lines in {STABILITY}"
 
 def stability_plates(section: Section) -> list[Plate]:
     """Matrices of metrics, then chains of subjects; none where no run compared rankings."""
-    table = table_of(section, STABILITY)
+    table = section.table(STABILITY)
     if not len(table):
         return []
     return [*_matrices(section, table), *_chains(section, table)]

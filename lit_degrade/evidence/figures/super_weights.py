@@ -11,16 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
-from lit_degrade.evidence.doses import DAMAGE
 from lit_degrade.evidence.figures.axes import STEPS, canvas, dots, mean_tick, spread, value_axis
-from lit_degrade.evidence.figures.distributions import by_group, few_ticks, group_plates, table_of
+from lit_degrade.evidence.figures.distributions import by_group, few_ticks, group_plates
 from lit_degrade.evidence.figures.looks import GREY, PALETTE, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.outcomes import method_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.paths import CLUSTER_EFFECTS, CLUSTERS, SPIKES, SUPER_WEIGHTS
+from lit_degrade.records.tables import CLUSTER_EFFECTS, CLUSTERS, DAMAGE, SPIKES, SUPER_WEIGHTS
 
 MOST = 3
 """Groups of runs whose spikes are in one figure."""
@@ -39,7 +38,7 @@ AWAY = tuple((x * reach, y * reach) for reach in (4, 10, 16, 24) for x, y in _SI
 
 def super_weight_plates(section: Section) -> list[Plate]:
     """A row for each group of runs: spikes of activations by layer, and the weights that make them; none without spikes."""
-    spikes, weights = table_of(section, SPIKES), table_of(section, SUPER_WEIGHTS)
+    spikes, weights = section.table(SPIKES), section.table(SUPER_WEIGHTS)
     every = by_group(section, spikes) if len(spikes) else {}
     if not every:
         return []
@@ -122,7 +121,7 @@ def confirmed_words(sure: pd.Series) -> str:
 
 def cluster_plates(section: Section) -> list[Plate]:
     """For each group of runs, the matrices of its first by what their scores look like, and what perturbing clusters costs."""
-    clusters, effects = table_of(section, CLUSTERS), table_of(section, CLUSTER_EFFECTS)
+    clusters, effects = section.table(CLUSTERS), section.table(CLUSTER_EFFECTS)
     clusters = first_runs(section, clusters) if len(clusters) else clusters
     if not len(clusters):
         return []

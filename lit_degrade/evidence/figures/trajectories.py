@@ -15,7 +15,7 @@ from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wra
 from lit_degrade.evidence.figures.panels import FLAT, Panels, Plate, groups_of, labels_of, named, panels_of, plates, read_all
 from lit_degrade.evidence.groups import Group
 from lit_degrade.evidence.sections import Section
-from lit_degrade.records.paths import METRICS
+from lit_degrade.records.tables import METRICS
 
 Track = dict[str, "pd.Series[float]"]
 """Some of TRACKS -> its values by step."""

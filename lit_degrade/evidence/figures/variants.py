@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedFormatter, FixedLocator, NullLocator
 
-from lit_degrade.evidence.doses import DAMAGE, estimate, observations
+from lit_degrade.evidence.doses import estimate, observations
 from lit_degrade.evidence.figures.axes import canvas, dots, mean_tick, spread, value_axis
 from lit_degrade.evidence.figures.benchmarks import cross_right
 from lit_degrade.evidence.figures.distributions import few_ticks, group_plates
@@ -22,7 +22,7 @@ from lit_degrade.evidence.figures.panels import Plate
 from lit_degrade.evidence.figures.super_weights import name_points
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
-from lit_degrade.records.paths import VARIANTS
+from lit_degrade.records.tables import DAMAGE, VARIANTS
 
 KINDS = ("intact", "pruned", "perturbed", "attacked", "other")
 """Kinds of damage, in the order in which they always look the same."""
@@ -36,7 +36,7 @@ ROOM = 1.6
 
 def variant_plates(section: Section) -> list[Plate]:
     """For each group of runs the loss of its variants, then their loss against their change; none where no run left any."""
-    lines = section.findings.get(VARIANTS, pd.DataFrame())
+    lines = section.table(VARIANTS)
     return [*_bar_plates(section, lines), *_change_plates(section, lines)] if len(lines) else []
 
 
