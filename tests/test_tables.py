@@ -51,7 +51,7 @@ def test_a_schema_is_whole(schema: Schema) -> None:
     [
         ({"y": 1}, "some.csv has no column 'y'; it has name, note, good, n, x, q*"),
         ({"name": ""}, "column 'name': expected a word, got ''"),
-        ({"name": 3}, "column 'name': expected a word, got 3"),
+        ({"name": 3.5}, "column 'name': expected a word, got 3.5"),
         ({"good": 1}, "column 'good': expected a truth, got 1"),
         ({"n": math.nan}, "column 'n': expected a number, got nan"),
         ({"n": None}, "column 'n': expected a number, got None"),

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 
 Kind = Literal["word", "label", "text", "truth", "number", "maybe"]
-"""word: never empty; label: a word that may be empty; text: anything; truth: True or False; number: never empty nor nan;
+"""word: text or a whole number, never empty; label: a word that may be empty; text: anything; truth: True or False; number: never empty nor nan;
 maybe: a number that may be empty (not measured), nan or infinite (measured, without a finite value)."""
 
 
@@ -80,7 +80,7 @@ def _fits(value: Any, kind: Kind) -> bool:
     number = isinstance(value, Real) and not true_or_false
     match kind:
         case "word":
-            return isinstance(value, str) and value != ""
+            return isinstance(value, str | int) and value != "" and not true_or_false
         case "label":
             return value is None or isinstance(value, str) or true_or_false
         case "text":
@@ -205,12 +205,12 @@ DOSES = Schema(
         maybe("norm_of_change", _NORM_OF_CHANGE, needed=False),
         maybe("relative_norm", _RELATIVE_NORM, needed=False),
         *_LIKELIHOOD,
-        maybe("kl_from_intact", "Kullback-Leibler divergence from the intact subject's next tokens", "nats", needed=False),
+        maybe("kl_from_intact", "KL(intact ‖ damaged) of the next token, mean over tokens", "nats per token", needed=False),
         maybe("rank_reduction", "1 - effective rank of the last layer / that of the intact subject", "share", needed=False),
         maybe("*.accuracy", "share of a task's items that are right", "share", needed=False),
         maybe("*.accuracy_*", "the same for a group of items", "share", needed=False),
         maybe("*.parse_failure_rate", "share of the answers in which no choice was found", "share", needed=False),
-        maybe("*.self_bleu", "mean BLEU of each text against the others of its dose", "0 to 100", needed=False),
+        maybe("*.self_bleu", "BLEU of each text with the others of its prompt as references", "0 to 100", needed=False),
         maybe("*.nats_intact", "loss of the text under the intact subject", "nats per token", needed=False),
         maybe("*.empty_rate", "share of the texts without a word", "share", needed=False),
         maybe("*.cap_rate", "share of the texts that ended at the most tokens allowed", "share", needed=False),
@@ -286,7 +286,11 @@ EFFECTS = Schema(
         _DRAW,
         truth("random", "whether chance decides the set or the change"),
         maybe("zero_scores", "share of the set with a score of 0", "share", needed=False),
-        maybe("matched", "share of a control that could be matched in magnitude", "share"),
+        maybe(
+            "matched",
+            "share of a control drawn among weights of the same size (5 %); the rest is the nearest there is",
+            "share",
+        ),
         maybe("weights", _WEIGHTS, needed=False),
         maybe("norm_of_change", _NORM_OF_CHANGE),
         maybe("relative_norm", "L2 norm of the change / that of all weights", needed=False),
@@ -335,7 +339,7 @@ CLUSTERS = Schema(
         maybe("weights", "weights of the matrix"),
         maybe("kmeans", "number of its cluster by K-means"),
         maybe("dbscan", "number of its cluster by DBSCAN; -1: none"),
-        maybe("silhouette", "of the K-means clusters"),
+        maybe("silhouette", "of its K-means label"),
         maybe("x", "first principal component of its scores"),
         maybe("y", "second principal component of its scores"),
     ),
@@ -389,16 +393,16 @@ SUPER_WEIGHTS = Schema(
         number("column", "of the matrix: its input"),
         maybe("value", "of the weight"),
         maybe("z", "distance from the mean of the matrix, in standard deviations", needed=False),
-        maybe("output_ratio", "largest output of the matrix / its median channel's maximum", needed=False),
-        maybe("output_threshold", "largest such ratio of randomly initialised models", needed=False),
-        maybe("input_ratio", "largest input of the matrix / its median channel's maximum", needed=False),
-        maybe("input_threshold", "largest such ratio of randomly initialised models", needed=False),
+        maybe("output_ratio", "maximum of the largest output channel / that of the median one", needed=False),
+        maybe("output_threshold", "margin times the largest such ratio of randomly initialised models", needed=False),
+        maybe("input_ratio", "maximum of the largest input channel / that of the median one", needed=False),
+        maybe("input_threshold", "margin times the largest such ratio of randomly initialised models", needed=False),
         maybe("share", "of the weight in the largest output", "share", needed=False),
         maybe("nats_lost", "what it costs to zero it", "nats per token"),
         maybe("nats_lost_control_mean", "mean over weights of the same size", "nats per token", needed=False),
         maybe("nats_lost_control_max", "largest of them", "nats per token", needed=False),
         maybe("controls", "how many of them", needed=False),
-        maybe("p", "share of weights, itself included, that cost at least as much", "share"),
+        maybe("p", "share of it and its controls that cost at least as much as it", "share"),
         truth("confirmed", "whether it costs more than all of its controls"),
         maybe("control_mean_abs_weight", "mean size of the controls", needed=False),
         label("published", "whether its coordinates are published for this subject; empty where none are"),
@@ -416,13 +420,13 @@ SPIKES = Schema(
         maybe("input_max", "largest input, in absolute value"),
         maybe("input_channel", "its channel", needed=False),
         maybe("input_ratio", "it / the median channel's maximum", needed=False),
-        maybe("input_threshold", "largest such ratio of randomly initialised models", needed=False),
+        maybe("input_threshold", "margin times the largest such ratio of randomly initialised models", needed=False),
         maybe("output_max", "largest output, in absolute value"),
         maybe("output_channel", "its channel", needed=False),
         maybe("output_ratio", "it / the median channel's maximum", needed=False),
-        maybe("output_threshold", "largest such ratio of randomly initialised models", needed=False),
+        maybe("output_threshold", "margin times the largest such ratio of randomly initialised models", needed=False),
         maybe("weights", "weights of the matrix", needed=False),
-        maybe("z_outliers", "weights that are far from the mean of the matrix", needed=False),
+        maybe("z_outliers", "weights more than 2.5 standard deviations from the mean of the matrix", needed=False),
     ),
     key=("stage", "depth", "parameter"),
 )
@@ -485,8 +489,8 @@ BIT_SEARCH = Schema(
     "bit_search.csv",
     "the loss after another flip of a search or a control",
     (
-        word("constraint", "any, or in_range: no value beyond the largest of its tensor"),
-        word("arm", "search, or the control"),
+        word("constraint", "on the flips, of `list faults`"),
+        word("arm", "the search or a control, of `list faults`"),
         _DRAW,
         number("flip", "number of the flip; 0 for the intact subject"),
         label("parameter", "tensor of the flip"),
@@ -507,8 +511,8 @@ COLLAPSE = Schema(
     "flips_to_collapse.csv",
     "how many flips a search or a control needs",
     (
-        word("constraint", "any, or in_range: no value beyond the largest of its tensor"),
-        word("arm", "search, or the control"),
+        word("constraint", "on the flips, of `list faults`"),
+        word("arm", "the search or a control, of `list faults`"),
         _DRAW,
         number("flips", "flips until the collapse, or the budget", "flips"),
         truth("collapsed", "whether it came to that"),
@@ -576,10 +580,8 @@ BENCHMARK_ITEMS = Schema(
         word("benchmark", "of `list benchmarks`"),
         number("item", "number of the item, from 0"),
         Column("gold", "text", "the right answer: its number, or the text", "", needed=False),
-        Column(
-            "chosen", "text", "the answer of the highest log-likelihood, or whether the text was foretold", "", needed=False
-        ),
-        maybe("chosen_norm", "the answer with the highest log-likelihood per byte", needed=False),
+        Column("chosen", "text", "number of the answer of the highest log-likelihood", "", needed=False),
+        maybe("chosen_norm", "number of the answer of the highest log-likelihood per character", needed=False),
         truth("correct*", "whether that is right", needed=False),
         maybe("log_likelihood*", "of the answers, in their order", "nats", needed=False),
         maybe("tokens", "of the text that was to be foretold", "tokens", needed=False),
@@ -611,7 +613,7 @@ GENERATIONS = Schema(
         number("prompt_id", "number of the prompt in its task"),
         label("prompt_group", "group of the prompt"),
         *_TEXT,
-        maybe("self_bleu", "mean BLEU against the other texts of its dose", "0 to 100"),
+        maybe("self_bleu", "BLEU with the other texts of its prompt as references", "0 to 100"),
         maybe("nats_intact", "loss of the text under the intact subject", "nats per token"),
         maybe("empty", "whether it has no word"),
         maybe("capped", "whether it ended at the most tokens allowed"),
