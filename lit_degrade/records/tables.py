@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 Kind = Literal["word", "label", "text", "truth", "number", "maybe"]
-"""word: text or a whole number, never empty; label: a word that may be empty; text: anything; truth: True or False; number: never
-empty nor nan; maybe: a number that may be empty (not measured), nan or infinite (measured, without a finite value)."""
+"""word: text or a whole number, never empty; label: a word that may be empty; text: anything; truth: True or False; number:
+never empty nor nan; maybe: a number that may be empty (not measured), nan or infinite (measured, without a finite value)."""
 
 
 @dataclass(frozen=True)
