@@ -20,6 +20,7 @@ from test_report import Page
 from lit_degrade.cli import main
 from lit_degrade.criticality import catalog
 from lit_degrade.criticality.stability import agreement
+from lit_degrade.evidence import outcomes
 from lit_degrade.evidence.criticality import (
     CRITICALITY,
     MATCHED,
@@ -38,9 +39,8 @@ from lit_degrade.evidence.criticality_tables import (
     stability_rows,
     stability_tables,
 )
-from lit_degrade.evidence.figures import outcomes
 from lit_degrade.evidence.figures.maps import map_plates
-from lit_degrade.evidence.figures.outcomes import METRICS
+from lit_degrade.evidence.outcomes import METRICS
 from lit_degrade.evidence.rankings import agreement_of_runs
 from lit_degrade.evidence.statistics import difference_interval, holm, t_interval
 from lit_degrade.records.paths import RANKINGS

@@ -16,9 +16,9 @@ from lit_degrade.cli import main
 from lit_degrade.evidence import doses, exchange_rates
 from lit_degrade.evidence.dose_tables import dose_tables, level_words, rate_tables
 from lit_degrade.evidence.figures import compose
-from lit_degrade.evidence.figures.outcomes import METHODS, TEXT_MEASURES
 from lit_degrade.evidence.figures.panels import Plate
 from lit_degrade.evidence.markdown import exchange_rates_markdown
+from lit_degrade.evidence.outcomes import METHODS, TEXT_MEASURES
 from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section, make_sections
 from lit_degrade.perturbations import catalog

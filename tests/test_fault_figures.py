@@ -22,8 +22,8 @@ from lit_degrade.evidence.figures.adversarial import adversarial_plates, curves_
 from lit_degrade.evidence.figures.bits import bit_plates, bit_quantiles, pattern_rows
 from lit_degrade.evidence.figures.drawings import compose
 from lit_degrade.evidence.figures.looks import PALETTE, STYLE
-from lit_degrade.evidence.figures.outcomes import ATTACKS, TOKEN_ATTACKS, outcome_of
 from lit_degrade.evidence.figures.panels import Plate
+from lit_degrade.evidence.outcomes import ATTACKS, TOKEN_ATTACKS, outcome_of
 from lit_degrade.evidence.report import report
 from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section, make_sections

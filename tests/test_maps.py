@@ -23,7 +23,6 @@ from lit_degrade.criticality.catalog import METRICS
 from lit_degrade.evidence.chapters import Table
 from lit_degrade.evidence.figures import distributions, maps
 from lit_degrade.evidence.figures.looks import STYLE
-from lit_degrade.evidence.figures.outcomes import metric_of
 from lit_degrade.evidence.figures.panels import MOST_PAGES, Plate
 from lit_degrade.evidence.figures.super_weights import super_weight_plates
 from lit_degrade.evidence.map_tables import (
@@ -34,6 +33,7 @@ from lit_degrade.evidence.map_tables import (
     sizes_of,
     write_map_tables,
 )
+from lit_degrade.evidence.outcomes import metric_of
 from lit_degrade.evidence.runs import read_runs
 from lit_degrade.evidence.sections import Section, make_sections
 from lit_degrade.records import tables

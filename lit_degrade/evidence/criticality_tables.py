@@ -26,9 +26,9 @@ from lit_degrade.evidence.criticality import (
 )
 from lit_degrade.evidence.doses import Estimate
 from lit_degrade.evidence.figures.effects import cautions, setting_words
-from lit_degrade.evidence.figures.outcomes import ARMS, metric_of, words
 from lit_degrade.evidence.groups import Group, full_label
 from lit_degrade.evidence.markdown import pasted
+from lit_degrade.evidence.outcomes import ARMS, metric_of, words
 from lit_degrade.evidence.rankings import ACROSS_RUNS
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section

@@ -18,8 +18,8 @@ from lit_degrade.evidence.doses import (
     variants_of,
 )
 from lit_degrade.evidence.exchange_rates import Rate, rate_rows, rates_of
-from lit_degrade.evidence.figures.outcomes import METHODS, method_of, outcome_of, words
 from lit_degrade.evidence.groups import Group, full_label
+from lit_degrade.evidence.outcomes import METHODS, method_of, outcome_of, words
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.records.tables import DAMAGE

@@ -13,7 +13,9 @@ from lit_degrade.evidence.chapters import Table, bracketed, number
 from lit_degrade.evidence.doses import Estimate, estimate
 from lit_degrade.evidence.figures.bits import CLASSES, finite_or_inf, pattern_rows, say
 from lit_degrade.evidence.figures.distributions import ordered
-from lit_degrade.evidence.figures.outcomes import (
+from lit_degrade.evidence.group_tables import ANYWHERE, Rows, write_group_tables
+from lit_degrade.evidence.map_tables import estimate_columns
+from lit_degrade.evidence.outcomes import (
     ATTACKS,
     CONSTRAINTS,
     FLIP_ARMS,
@@ -24,8 +26,6 @@ from lit_degrade.evidence.figures.outcomes import (
     metric_of,
     words,
 )
-from lit_degrade.evidence.group_tables import ANYWHERE, Rows, write_group_tables
-from lit_degrade.evidence.map_tables import estimate_columns
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Interval

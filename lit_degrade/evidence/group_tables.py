@@ -8,8 +8,8 @@ from typing import Any
 import pandas as pd
 
 from lit_degrade.evidence.chapters import Table
-from lit_degrade.evidence.figures.outcomes import words
 from lit_degrade.evidence.groups import full_label
+from lit_degrade.evidence.outcomes import words
 from lit_degrade.evidence.sections import Section
 
 Rows = list[dict[str, Any]]

@@ -15,6 +15,7 @@ from lit_degrade.evidence.arms import Arm, objections
 from lit_degrade.evidence.claims import ORDERED, Claim
 from lit_degrade.evidence.groups import label, make_groups, select, varying
 from lit_degrade.evidence.orders import jonckheere, page
+from lit_degrade.evidence.outcomes import outcome_of
 from lit_degrade.evidence.power import runs_for_power
 from lit_degrade.evidence.scaling import size_slope
 from lit_degrade.evidence.sizes import size_warnings
@@ -76,8 +77,6 @@ class Verdict:
 
     def power(self) -> str:
         """How many runs would have power, and to see what; nothing where none can be planned."""
-        from lit_degrade.evidence.figures.outcomes import outcome_of  # figures are made from verdicts
-
         if self.runs_needed is None:
             return ""
         known, claim = outcome_of(self.claim.outcome), self.claim

@@ -12,7 +12,7 @@ import pandas as pd
 from lit_degrade.errors import UserError
 from lit_degrade.evidence.chapters import estimate_words, number
 from lit_degrade.evidence.claims import TESTS
-from lit_degrade.evidence.figures.outcomes import sentence, words
+from lit_degrade.evidence.outcomes import sentence, words
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.summaries import counted, filtered_runs
 from lit_degrade.evidence.verdicts import Verdict

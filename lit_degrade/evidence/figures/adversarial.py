@@ -16,8 +16,8 @@ from lit_degrade.evidence.figures.axes import STEPS, canvas, cross, dots, mean_t
 from lit_degrade.evidence.figures.bits import finite_or_inf, head_room, panel_plates, say
 from lit_degrade.evidence.figures.distributions import ordered, span
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import ATTACKS, NORMS, TOKEN_ATTACKS, UNITS
 from lit_degrade.evidence.figures.panels import Plate
+from lit_degrade.evidence.outcomes import ATTACKS, NORMS, TOKEN_ATTACKS, UNITS
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
 from lit_degrade.records.tables import ADVERSARIAL, ADVERSARIAL_TOKENS, DAMAGE, Schema

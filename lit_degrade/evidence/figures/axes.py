@@ -11,7 +11,7 @@ from matplotlib.ticker import Locator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from lit_degrade.evidence.figures.looks import GREY, Look, wrapped
-from lit_degrade.evidence.figures.outcomes import outcome_of
+from lit_degrade.evidence.outcomes import outcome_of
 from lit_degrade.evidence.statistics import Values, t_interval
 
 Grid = NDArray[Any]

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 from lit_degrade.evidence.figures.axes import canvas, dots, mean_tick, spread, value_axis
 from lit_degrade.evidence.figures.comparisons import MOST_LINES, comparisons, show
 from lit_degrade.evidence.figures.looks import Look, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import outcome_of, sentence, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, groups_of, labels_of, panels_of, plates, points, runs_with
 from lit_degrade.evidence.groups import Group
+from lit_degrade.evidence.outcomes import outcome_of, sentence, words
 from lit_degrade.evidence.sections import Section
 
 

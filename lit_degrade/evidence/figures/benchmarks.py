@@ -16,9 +16,9 @@ from lit_degrade.evidence.figures.axes import STEPS, canvas, cross, mean_tick
 from lit_degrade.evidence.figures.distributions import by_group, group_plates, span
 from lit_degrade.evidence.figures.dose_response import level_axis
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import benchmark_metric_of, method_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.groups import Group
+from lit_degrade.evidence.outcomes import benchmark_metric_of, method_of, words
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values

@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from lit_degrade.evidence.figures.axes import STEPS, Decades, canvas, cross, scale_axis, spread
 from lit_degrade.evidence.figures.distributions import by_group, ordered
 from lit_degrade.evidence.figures.looks import GREY, PALETTE, Look, legend, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import CONSTRAINTS, FLIP_ARMS, METRICS, metric_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
+from lit_degrade.evidence.outcomes import CONSTRAINTS, FLIP_ARMS, METRICS, metric_of, words
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from matplotlib.axes import Axes
 
 from lit_degrade.evidence.arms import Arm
-from lit_degrade.evidence.figures.outcomes import outcome_of, sentence, words
 from lit_degrade.evidence.figures.panels import Panels
+from lit_degrade.evidence.outcomes import outcome_of, sentence, words
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.verdicts import Verdict
 

@@ -16,9 +16,9 @@ from lit_degrade.criticality.catalog import METRICS
 from lit_degrade.evidence.doses import estimate, observations
 from lit_degrade.evidence.figures.axes import STEPS, Decades, Grid, canvas
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import method_of, metric_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.groups import Group, full_label
+from lit_degrade.evidence.outcomes import method_of, metric_of, words
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values

@@ -16,9 +16,9 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from lit_degrade.evidence.doses import Variant, by_level, observations, of_variant, text_measures, variants_of
 from lit_degrade.evidence.figures.axes import STEPS, WIDE, Decades, canvas, cross, dots, mean_tick, scale_axis
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import method_of, outcome_of, words
 from lit_degrade.evidence.figures.panels import MOST_PAGES, Panels, Plate, plates
 from lit_degrade.evidence.groups import Group, full_label, label
+from lit_degrade.evidence.outcomes import method_of, outcome_of, words
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values

@@ -15,9 +15,9 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 from lit_degrade.evidence.criticality import CONTROLS, MATCHED, TREATED, Cell, Setting, by_setting, cells_of
 from lit_degrade.evidence.figures.axes import STEPS, canvas, cross, dots, mean_tick, scale_axis
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import ARMS, MODES, method_of, metric_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.groups import Group, full_label
+from lit_degrade.evidence.outcomes import ARMS, MODES, method_of, metric_of, words
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values

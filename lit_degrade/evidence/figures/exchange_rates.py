@@ -14,9 +14,9 @@ from matplotlib.ticker import NullLocator
 from lit_degrade.evidence.exchange_rates import Rate, rates_of
 from lit_degrade.evidence.figures.axes import canvas
 from lit_degrade.evidence.figures.looks import GREY, MARKERS, Look, legend, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import METHODS, method_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.groups import Group, full_label
+from lit_degrade.evidence.outcomes import METHODS, method_of, words
 from lit_degrade.evidence.sections import Section
 from lit_degrade.records.tables import EXCHANGE_RATES
 

@@ -7,9 +7,9 @@ from matplotlib.figure import Figure
 
 from lit_degrade.evidence.figures.axes import canvas, dots, mean_tick, spread, value_axis
 from lit_degrade.evidence.figures.looks import Look, legend, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import words
 from lit_degrade.evidence.figures.panels import Panels, Plate, kept, plates, points, runs_with
 from lit_degrade.evidence.groups import Group, label
+from lit_degrade.evidence.outcomes import words
 from lit_degrade.evidence.sections import Section
 from lit_degrade.stimuli.catalog import PROTOCOLS
 

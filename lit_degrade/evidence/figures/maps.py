@@ -31,9 +31,9 @@ from lit_degrade.evidence.figures.distributions import (
     span,
     unit_of,
 )
-from lit_degrade.evidence.figures.outcomes import metric_of, outcome_of, words
 from lit_degrade.evidence.figures.panels import Plate
 from lit_degrade.evidence.figures.super_weights import cluster_plates, super_weight_plates
+from lit_degrade.evidence.outcomes import metric_of, outcome_of, words
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values

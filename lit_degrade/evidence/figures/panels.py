@@ -10,8 +10,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lit_degrade.evidence.figures.axes import Values
-from lit_degrade.evidence.figures.outcomes import outcome_of, words
 from lit_degrade.evidence.groups import Group, label, usable
+from lit_degrade.evidence.outcomes import outcome_of, words
 from lit_degrade.evidence.sections import Section
 
 Panels = dict[str, dict[str, Group]]

@@ -16,9 +16,9 @@ from lit_degrade.evidence.figures.axes import STEPS, Decades, canvas, cross, dot
 from lit_degrade.evidence.figures.distributions import OUTSIDE, averaged, components_of, panel_grid, span
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.maps import colour_bar, grid_of, heat, norm_of
-from lit_degrade.evidence.figures.outcomes import outcome_of, pruner_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.groups import Group, label
+from lit_degrade.evidence.outcomes import outcome_of, pruner_of, words
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values

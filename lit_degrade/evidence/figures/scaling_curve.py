@@ -12,9 +12,9 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from lit_degrade.evidence.figures.axes import Values, canvas, dots, mean_tick, scale_axis, spread
 from lit_degrade.evidence.figures.looks import GREY, LINES, Look, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import outcome_of, sentence, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, groups_of, kept, plates, points
 from lit_degrade.evidence.groups import usable
+from lit_degrade.evidence.outcomes import outcome_of, sentence, words
 from lit_degrade.evidence.scaling import fit_scaling, size_slope
 from lit_degrade.evidence.sections import Section
 

@@ -14,8 +14,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 from lit_degrade.evidence.figures.axes import STEPS, canvas, dots, mean_tick, spread, value_axis
 from lit_degrade.evidence.figures.distributions import by_group, few_ticks, group_plates
 from lit_degrade.evidence.figures.looks import GREY, PALETTE, Look, legend, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import method_of, words
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
+from lit_degrade.evidence.outcomes import method_of, words
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values

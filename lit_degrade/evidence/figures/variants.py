@@ -17,9 +17,9 @@ from lit_degrade.evidence.figures.benchmarks import cross_right
 from lit_degrade.evidence.figures.distributions import few_ticks, group_plates
 from lit_degrade.evidence.figures.exchange_rates import FAR, SIZE
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
-from lit_degrade.evidence.figures.outcomes import outcome_of, words
 from lit_degrade.evidence.figures.panels import Plate
 from lit_degrade.evidence.figures.super_weights import name_points
+from lit_degrade.evidence.outcomes import outcome_of, words
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
 from lit_degrade.records.tables import DAMAGE, VARIANTS
