@@ -15,11 +15,12 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from scipy import stats
 
+from lit_degrade.evidence.bits import pattern_rows
 from lit_degrade.evidence.chapters import Table
 from lit_degrade.evidence.claims import load_designs
 from lit_degrade.evidence.fault_tables import COSTLY, attack_rows, bit_rows, collapse_rows, write_fault_tables
 from lit_degrade.evidence.figures.adversarial import adversarial_plates, curves_of, places_of
-from lit_degrade.evidence.figures.bits import bit_plates, bit_quantiles, pattern_rows
+from lit_degrade.evidence.figures.bits import bit_plates, bit_quantiles
 from lit_degrade.evidence.figures.drawings import compose
 from lit_degrade.evidence.figures.looks import PALETTE, STYLE
 from lit_degrade.evidence.figures.panels import Plate

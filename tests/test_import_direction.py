@@ -14,6 +14,17 @@ ORDER = [
 """From what everything may use to what only the command line uses."""
 
 
+PAGES = ("chapters.py", "page.py", "report.py", "wandb_report.py", "dashboards.py")
+"""What may use figures."""
+
+
+def test_numbers_words_and_tables_take_nothing_from_figures() -> None:
+    room = Path(lit_degrade.__file__).parent / "evidence"
+    for path in room.glob("*.py"):
+        if path.name not in PAGES:
+            assert "evidence.figures" not in path.read_text(), path.name
+
+
 def test_imports_flow_one_way() -> None:
     root = Path(lit_degrade.__file__).parent
     rank = {name: i for i, name in enumerate(ORDER)}

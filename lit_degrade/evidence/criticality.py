@@ -1,7 +1,7 @@
 """Which weights matter: reading what criticality runs found, and treated sets against their controls."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from scipy import stats
 
 from lit_degrade.evidence.doses import Estimate, estimate
 from lit_degrade.evidence.groups import Group
+from lit_degrade.evidence.outcomes import MODES, method_of, metric_of, words
 from lit_degrade.evidence.record_tables import Tables, of_runs, read_tables
 from lit_degrade.evidence.statistics import NOWHERE, ROUNDING, Interval, Values, paired
 from lit_degrade.records.tables import (
@@ -239,3 +240,48 @@ def ranked(cells: Sequence[Cell], control: str) -> Iterator[list[tuple[Cell, Exc
     found = [(cell, it) for cell in cells if (it := excess(cell, control))]
     for k in sorted({cell.k for cell, _ in found}):
         yield sorted((pair for pair in found if pair[0].k == k), key=lambda pair: pair[1].rank, reverse=True)
+
+
+ALIKE, LARGER = 0.9, 1.5
+"""A control is questioned where less of it has the magnitudes of the treated set, or where this times its change is less."""
+
+
+def setting_words(setting: Setting) -> str:
+    """How sets were chosen and perturbed: zeroing (level 1), k of all weights."""
+    method, mode = method_of(setting.method), MODES.get(setting.mode, words(setting.mode))
+    return f"{method.label} (level {setting.level:g}), k {mode}"
+
+
+def cautions(cells: Sequence[Cell], control: str) -> list[str]:
+    """What makes a control unlike the treated sets, in sentences."""
+    own = [cell for cell in cells if cell.runs(control)]
+    shares = {cell: 100 * cell.size(control, "matched") for cell in own} if control == MATCHED else {}
+    ratios = {cell: _ratio(cell, control) for cell in own}
+    unlike = _listed({cell: share for cell, share in shares.items() if share < 100 * ALIKE}, " %")
+    larger = _listed({cell: ratio for cell, ratio in ratios.items() if ratio > LARGER}, " times")
+    found = []
+    if unlike:
+        found.append(f"The control could not match the magnitudes everywhere; share of its weights that do: {unlike}.")
+    if larger:
+        found.append(
+            f"Where the norm of the treated set's change is more than {LARGER:g} times that of the control's, it may explain "
+            f"the excess: {larger}."
+        )
+    return found
+
+
+def _ratio(cell: Cell, control: str) -> float:
+    """Norm of the change of the treated set over that of the control; nan where either is not known."""
+    treated, other = (cell.size(arm, "norm_of_change") for arm in (TREATED, control))
+    return treated / other if other > 0 else math.nan
+
+
+def _listed(values: Mapping[Cell, float], unit: str) -> str:
+    """By metric: the range of a value, and at which k."""
+    said = []
+    for metric in dict.fromkeys(cell.metric for cell in values):
+        own = {cell.k: f"{value:.3g}" for cell, value in values.items() if cell.metric == metric}
+        low, high = (own[k] for k in (min(own, key=lambda k: float(own[k])), max(own, key=lambda k: float(own[k]))))
+        span = low if low == high else f"{low} to {high}"
+        said.append(f"{metric_of(metric)} {span}{unit} (k = {', '.join(f'{k:,}' for k in sorted(own))})")
+    return "; ".join(said)

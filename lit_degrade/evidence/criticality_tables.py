@@ -18,14 +18,15 @@ from lit_degrade.evidence.criticality import (
     Cell,
     Excess,
     by_setting,
+    cautions,
     cells_of,
     difference,
     excess,
     ranked,
     read_criticality,
+    setting_words,
 )
 from lit_degrade.evidence.doses import Estimate
-from lit_degrade.evidence.figures.effects import cautions, setting_words
 from lit_degrade.evidence.groups import Group, full_label
 from lit_degrade.evidence.markdown import pasted
 from lit_degrade.evidence.outcomes import ARMS, metric_of, words

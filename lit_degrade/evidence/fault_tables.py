@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lit_degrade.evidence.bits import CLASSES, finite_or_inf, pattern_rows, say
 from lit_degrade.evidence.chapters import Table, bracketed, number
 from lit_degrade.evidence.doses import Estimate, estimate
-from lit_degrade.evidence.figures.bits import CLASSES, finite_or_inf, pattern_rows, say
-from lit_degrade.evidence.figures.distributions import ordered
 from lit_degrade.evidence.group_tables import ANYWHERE, Rows, write_group_tables
 from lit_degrade.evidence.map_tables import estimate_columns
 from lit_degrade.evidence.outcomes import (
@@ -28,6 +27,7 @@ from lit_degrade.evidence.outcomes import (
 )
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.sites import ordered
 from lit_degrade.evidence.statistics import Interval
 from lit_degrade.records.tables import ADVERSARIAL, ADVERSARIAL_TOKENS, BIT_PATTERNS, BIT_SENSITIVITY, COLLAPSE, DAMAGE, Schema
 

@@ -12,12 +12,20 @@ import pandas as pd
 
 from lit_degrade.evidence.chapters import Table, bracketed, number
 from lit_degrade.evidence.doses import Estimate, estimate
-from lit_degrade.evidence.figures.distributions import OUTSIDE, averaged, components_of, damages_of, metrics_of, span
-from lit_degrade.evidence.figures.super_weights import confirmed_words, effect_words
 from lit_degrade.evidence.group_tables import ANYWHERE, Rows, write_group_tables
 from lit_degrade.evidence.outcomes import metric_of, words
 from lit_degrade.evidence.record_tables import Tables, of_runs
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.sites import (
+    OUTSIDE,
+    averaged,
+    components_of,
+    confirmed_words,
+    damages_of,
+    effect_words,
+    metrics_of,
+    span,
+)
 from lit_degrade.evidence.statistics import Interval
 from lit_degrade.records.tables import (
     ABLATION,

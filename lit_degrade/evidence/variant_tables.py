@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lit_degrade.evidence.benchmarks import Measure, benchmark_name, measures_of, of_measure, result_of
 from lit_degrade.evidence.chapters import Table, bracketed, number
 from lit_degrade.evidence.doses import Estimate, Variant, estimate, observations, of_variant, variants_of
-from lit_degrade.evidence.figures.benchmarks import Measure, benchmark_name, measures_of, of_measure, result_of
-from lit_degrade.evidence.figures.distributions import averaged, components_of
-from lit_degrade.evidence.figures.pruning import ACHIEVED, ERROR, error_lines, level_of, pruned, subject_of, way_of
-from lit_degrade.evidence.figures.variants import ordered_variants
 from lit_degrade.evidence.groups import Group, full_label
 from lit_degrade.evidence.map_tables import estimate_columns
 from lit_degrade.evidence.outcomes import benchmark_metric_of, words
+from lit_degrade.evidence.pruning import ACHIEVED, ERROR, error_lines, level_of, pruned, subject_of, way_of
 from lit_degrade.evidence.record_tables import of_runs
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.sites import averaged, components_of
 from lit_degrade.evidence.statistics import Interval
+from lit_degrade.evidence.variants import ordered_variants
 from lit_degrade.records.tables import BENCHMARKS, DAMAGE, VARIANTS, Schema
 
 ANSWER = 200

@@ -12,13 +12,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from lit_degrade.evidence.bits import finite_or_inf, say
 from lit_degrade.evidence.figures.axes import STEPS, canvas, cross, dots, mean_tick, scale_axis
-from lit_degrade.evidence.figures.bits import finite_or_inf, head_room, panel_plates, say
-from lit_degrade.evidence.figures.distributions import ordered, span
+from lit_degrade.evidence.figures.bits import head_room, panel_plates
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.panels import Plate
 from lit_degrade.evidence.outcomes import ATTACKS, NORMS, TOKEN_ATTACKS, UNITS
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.sites import ordered, span
 from lit_degrade.evidence.statistics import Values
 from lit_degrade.records.tables import ADVERSARIAL, ADVERSARIAL_TOKENS, DAMAGE, Schema
 

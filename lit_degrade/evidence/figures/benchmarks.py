@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from lit_degrade.evidence.doses import Estimate, Variant, estimate, observations, of_variant, variants_of
+from lit_degrade.evidence.benchmarks import CHANCE, Measure, benchmark_name, measures_of, of_measure, result_of
+from lit_degrade.evidence.doses import Variant, observations, of_variant, variants_of
 from lit_degrade.evidence.figures.axes import STEPS, canvas, cross, mean_tick
-from lit_degrade.evidence.figures.distributions import by_group, group_plates, span
+from lit_degrade.evidence.figures.distributions import by_group, group_plates
 from lit_degrade.evidence.figures.dose_response import level_axis
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
@@ -21,38 +22,16 @@ from lit_degrade.evidence.groups import Group
 from lit_degrade.evidence.outcomes import benchmark_metric_of, method_of, words
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.sites import span
 from lit_degrade.evidence.statistics import Values
 from lit_degrade.records.tables import BENCHMARKS
 
-CHANCE = {"hellaswag": 0.25}
-"""Benchmark -> share of correct answers of who chooses by chance."""
 COLUMNS, MOST = 2, 6
 """Panels beside each other, and in a figure."""
-_NAMES = {"hellaswag": "HellaSwag", "wikitext": "WikiText", "lambada": "LAMBADA", "text": "held-out text"}
-_SOURCES = {"own": "own", "lm_eval": "lm-eval"}
 _READING = (
     "Points: runs and repetitions, identical ones once; wide bars: mean ± its standard error over the items; ticks and thin "
     "bars: mean with 95 % Student t interval over runs and repetitions, where there are several"
 )
-
-
-class Measure(NamedTuple):
-    """What a benchmark says, by whose code."""
-
-    benchmark: str
-    metric: str
-    source: str
-
-    @property
-    def title(self) -> str:
-        """Name of the benchmark, and whose code it was."""
-        return f"{benchmark_name(self.benchmark)} ({_SOURCES.get(self.source, words(self.source))})"
-
-    @property
-    def chance(self) -> float | None:
-        """Value of who chooses by chance, as it is drawn."""
-        share = CHANCE.get(self.benchmark) if self.metric.startswith("acc") else None
-        return None if share is None else share * benchmark_metric_of(self.metric).scale
 
 
 class Point(NamedTuple):
@@ -62,29 +41,6 @@ class Point(NamedTuple):
     """as they are drawn, of runs and repetitions; inf where one is not finite"""
     error: float
     """mean standard error over the items; nan where it is not known"""
-
-
-def benchmark_name(name: str) -> str:
-    """How a benchmark is written."""
-    return _NAMES.get(name.lower(), words(name))
-
-
-def measures_of(lines: pd.DataFrame) -> list[Measure]:
-    """What was measured, in the order in which it was written."""
-    names = ["benchmark", "metric", "source"]
-    return [Measure(*row) for row in lines[names].drop_duplicates().itertuples(index=False)]
-
-
-def of_measure(lines: pd.DataFrame, measure: Measure) -> pd.DataFrame:
-    """Lines of one measure."""
-    same = (lines["benchmark"] == measure.benchmark) & (lines["metric"] == measure.metric)
-    return lines[same & (lines["source"] == measure.source)]
-
-
-def result_of(lines: pd.DataFrame) -> tuple[Estimate, float]:
-    """Mean over runs and repetitions, identical ones once, and mean standard error over items; of one variant and measure."""
-    errors = lines["standard_error"].replace(math.inf, math.nan)
-    return estimate(observations(lines.assign(random=False), "value")), float(errors.mean())
 
 
 def has_levels(lines: pd.DataFrame) -> bool:

@@ -11,20 +11,19 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from lit_degrade.evidence.bits import CLASSES, finite_or_inf, pattern_rows, say
 from lit_degrade.evidence.figures.axes import STEPS, Decades, canvas, cross, scale_axis, spread
-from lit_degrade.evidence.figures.distributions import by_group, ordered
+from lit_degrade.evidence.figures.distributions import by_group
 from lit_degrade.evidence.figures.looks import GREY, PALETTE, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.outcomes import CONSTRAINTS, FLIP_ARMS, METRICS, metric_of, words
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
-from lit_degrade.evidence.statistics import Values
+from lit_degrade.evidence.sites import ordered
 from lit_degrade.records.tables import BIT_PATTERNS, BIT_SEARCH, BIT_SENSITIVITY, COLLAPSE, DAMAGE
 
 Page = Callable[[Mapping[str, pd.DataFrame]], Figure]
 """Makes a figure from the lines of each panel."""
-CLASSES = ("sign", "exponent", "mantissa", "code")
-"""What a stored bit is part of."""
 SHARES = {"low": 0.05, "median": 0.5, "high": 0.95}
 """Quantiles of the flips of a bit."""
 ROWS, MOST = 3, 4
@@ -37,11 +36,6 @@ _BLACK = Look("black", "x", "-")
 def bit_plates(section: Section) -> list[Plate]:
     """What each bit costs, how often it is set, searches for bits that break a subject, flips to collapse."""
     return [*_sensitivity_plates(section), *_pattern_plates(section), *_search_plates(section), *_collapse_plates(section)]
-
-
-def say(name: str, known: Mapping[str, str]) -> str:
-    """How a name is written; what is not listed is shown as it is, in words."""
-    return known.get(name, words(name))
 
 
 def panel_plates(
@@ -70,12 +64,6 @@ def panel_plates(
         return page({key: found[key] for key in shown})
 
     return plates(section, name, caption, panels, set(lines["run_id"]), draw, most=most, lacking=lacking)
-
-
-def finite_or_inf(values: pd.Series) -> Values:
-    """Numbers as they are drawn: inf where one has no place on an axis."""
-    numbers = values.to_numpy(dtype=float)
-    return np.where(drawable(numbers), numbers, math.inf)
 
 
 def head_room(ax: Axes, share: float) -> None:
@@ -184,21 +172,6 @@ def _bit_axis(ax: Axes, lines: pd.DataFrame, title: str) -> None:
         place: Any = {"transform": ax.get_xaxis_transform(), "ha": "center", "va": "bottom", "fontsize": 7}
         ax.text(float(own["bit"].mean()), 1.01, words(str(name)), color=GREY, **place)
     ax.set_title(wrapped(title, 90), pad=14)
-
-
-def pattern_rows(lines: pd.DataFrame) -> pd.DataFrame:
-    """How often each bit is set: mean over the matrices of a run, then over runs, and its range over matrices.
-
-    Args:
-        lines: of bit_patterns.csv.
-
-    Returns: a row per `format`, `bit_class` and `bit` with the mean of `ones` and of `entropy`, and `least` and `most` ones.
-    """
-    by = ["format", "bit_class", "bit"]
-    runs = lines.groupby(["run_id", *by], sort=False)[["ones", "entropy"]].mean()
-    found = runs.groupby(by, sort=False).mean()
-    reach = lines.groupby(by, sort=False)["ones"]
-    return found.assign(least=reach.min(), most=reach.max()).reset_index()
 
 
 def _pattern_plates(section: Section) -> list[Plate]:

@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,22 +13,20 @@ from matplotlib.ticker import Locator, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import ArrayLike
 
 from lit_degrade.criticality.catalog import METRICS
-from lit_degrade.evidence.doses import estimate, observations
 from lit_degrade.evidence.figures.axes import STEPS, Decades, Grid, canvas
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.groups import Group, full_label
-from lit_degrade.evidence.outcomes import method_of, metric_of, words
+from lit_degrade.evidence.outcomes import metric_of, words
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.sites import OUTSIDE, averaged, components_of, metrics_of
 from lit_degrade.evidence.statistics import Values
-from lit_degrade.records.tables import DAMAGE, SCORES
+from lit_degrade.records.tables import SCORES
 from lit_degrade.subjects.catalog import COMPONENTS
 
 Page = Callable[[pd.DataFrame], Figure]
 """Makes a figure from the lines of one group of runs."""
-OUTSIDE = -1
-"""Stands for the depth of what is in no block."""
 ENDS = (0.002, 0.9998)
 """Where the least and the largest score stand on the axis of quantiles, which has no place for 0 and 1."""
 
@@ -49,21 +47,6 @@ def unit_of(metric: str) -> str:
 def signed(metric: str) -> bool:
     """Whether scores by a metric may be negative."""
     return metric in METRICS and METRICS[metric].signed
-
-
-def metrics_of(table: pd.DataFrame) -> list[str]:
-    """Metrics of a table in the order of the catalogue, but for random scores."""
-    return ordered(set(table["metric"]) - {"random"}, METRICS)
-
-
-def components_of(table: pd.DataFrame) -> list[str]:
-    """Components of a table in the order of the catalogue."""
-    return ordered(set(table["component"]), COMPONENTS)
-
-
-def ordered(found: set[str], known: Mapping[str, object]) -> list[str]:
-    """Names in the order of a catalogue, then those that it lacks."""
-    return [name for name in known if name in found] + sorted(found - set(known))
 
 
 def by_group(section: Section, table: pd.DataFrame) -> dict[str, tuple[Group, pd.DataFrame]]:
@@ -99,19 +82,6 @@ def group_plates(section: Section, name: str, caption: str, table: pd.DataFrame,
     return plates(section, name, caption, panels, runs, page, most=1, lacking=lacking)
 
 
-def averaged(scores: pd.DataFrame, column: str, by: Sequence[str]) -> pd.Series:
-    """Mean of a column over matrices, each counting by its number of weights: two of 1 and 3 weights with 4 and 8 give 7.
-
-    Args:
-        scores: lines with `weights`; lines without a value are left out.
-        column: to average; inf where any value is.
-        by: columns that tell apart what is not averaged.
-    """
-    known = scores.dropna(subset=[column])
-    sums = known.assign(total=known[column] * known["weights"]).groupby(list(by), sort=False)[["total", "weights"]].sum()
-    return sums["total"] / sums["weights"]
-
-
 def linear_up_to(values: Values) -> int:
     """Exponent of the power of ten beyond which an axis of these values is logarithmic: the decade of their median size."""
     sizes = np.abs(values[drawable(values) & (values != 0)])
@@ -124,57 +94,11 @@ def score_cells(scores: pd.DataFrame) -> pd.Series:
     return averaged(placed, "mean", ["run_id", "component", "depth"]).groupby(["component", "depth"]).mean()
 
 
-def damages_of(lines: pd.DataFrame) -> pd.DataFrame:
-    """What every unit costs under every method and level, in the order in which they were written.
-
-    Args:
-        lines: of ablations.
-
-    Returns: a row per unit: what it is, `way` (of ablation, in words), `weights` (number), `relative_norm` (mean), and of the
-        nats per token that are `lost` the mean, `_low`, `_high`, `_n` (draws and runs) and `_not_finite` (those in no mean).
-    """
-    placed = lines.assign(depth=lines["depth"].fillna(OUTSIDE).astype(int))
-    units = placed.groupby(["method", "level", "kind", "unit"], sort=False)
-    return pd.DataFrame([_damage(found) for _, found in units])
-
-
-def _damage(found: pd.DataFrame) -> dict[str, object]:
-    first, it = found.iloc[0], estimate(observations(found, DAMAGE))
-    method = method_of(first["method"])
-    row = {name: first[name] for name in ("unit", "kind", "component", "depth", "parameter", "method", "level", "weights")}
-    row |= {"way": f"{method.label}, level {first['level']:g} [{method.unit}]", "relative_norm": found["relative_norm"].mean()}
-    row |= {"lost": it.mean, "lost_low": it.interval.low, "lost_high": it.interval.high}
-    return row | {"lost_n": it.n, "lost_not_finite": it.diverged}
-
-
-def correlations_of(lines: pd.DataFrame) -> pd.DataFrame:
-    """Mean over runs of Spearman's correlations of one kind and metric: a lower triangle, later names in rows.
-
-    Metrics are in the order of the catalogue, depths by number, and what is in no block comes last.
-    """
-    names = set(lines["a"]) | set(lines["b"])
-    order = {name: i for i, name in enumerate(sorted(ordered(names, METRICS), key=_depth))}
-    later = np.where(lines["a"].map(order) > lines["b"].map(order), lines["a"], lines["b"])
-    first = np.where(later == lines["a"], lines["b"], lines["a"])
-    means = lines.assign(later=later, first=first).groupby(["later", "first"])["spearman"].mean()
-    return means.unstack().reindex(index=list(order)[1:], columns=list(order)[:-1])
-
-
-def _depth(name: str) -> float:
-    return float(name) if name.replace(".", "").isdigit() else math.inf
-
-
 def few_ticks(low: float, high: float) -> Locator:
     """Ticks of a logarithmic axis: powers of ten, between them where there are few, even steps where there would be none."""
     return (
         MaxNLocator(4, steps=STEPS) if high < 10 * low else LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=6)
     )
-
-
-def span(counts: Sequence[int]) -> str:
-    """The least and the most of some counts, or what they all are."""
-    low, high = min(counts, default=0), max(counts, default=0)
-    return f"{low} to {high}" if low < high else str(low)
 
 
 def panel_grid(n: int, height: float, extra: float) -> tuple[Figure, Grid]:

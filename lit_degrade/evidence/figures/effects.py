@@ -12,12 +12,22 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from lit_degrade.evidence.criticality import CONTROLS, MATCHED, TREATED, Cell, Setting, by_setting, cells_of
+from lit_degrade.evidence.criticality import (
+    CONTROLS,
+    MATCHED,
+    TREATED,
+    Cell,
+    Setting,
+    by_setting,
+    cautions,
+    cells_of,
+    setting_words,
+)
 from lit_degrade.evidence.figures.axes import STEPS, canvas, cross, dots, mean_tick, scale_axis
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.groups import Group, full_label
-from lit_degrade.evidence.outcomes import ARMS, MODES, method_of, metric_of, words
+from lit_degrade.evidence.outcomes import ARMS, metric_of, words
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
 from lit_degrade.evidence.statistics import Values
@@ -29,8 +39,6 @@ COLUMNS, MOST = 3, 9
 """Panels beside each other, and in a figure."""
 MOST_SETTINGS = 2
 """Figures of a group of runs; the tables have the others."""
-ALIKE, LARGER = 0.9, 1.5
-"""A control is questioned where less of it has the magnitudes of the treated set, or where this times its change is less."""
 SPREAD = 0.16
 """Between arms, of the distance of two k."""
 
@@ -38,47 +46,6 @@ SPREAD = 0.16
 def effect_plates(section: Section) -> list[Plate]:
     """For each group of runs and way of perturbing a figure with a panel for each metric; none where no run left effects."""
     return [plate for group in section.groups for plate in _of_group(section, group)]
-
-
-def setting_words(setting: Setting) -> str:
-    """How sets were chosen and perturbed: zeroing (level 1), k of all weights."""
-    method, mode = method_of(setting.method), MODES.get(setting.mode, words(setting.mode))
-    return f"{method.label} (level {setting.level:g}), k {mode}"
-
-
-def cautions(cells: Sequence[Cell], control: str) -> list[str]:
-    """What makes a control unlike the treated sets, in sentences."""
-    own = [cell for cell in cells if cell.runs(control)]
-    shares = {cell: 100 * cell.size(control, "matched") for cell in own} if control == MATCHED else {}
-    ratios = {cell: _ratio(cell, control) for cell in own}
-    unlike = _listed({cell: share for cell, share in shares.items() if share < 100 * ALIKE}, " %")
-    larger = _listed({cell: ratio for cell, ratio in ratios.items() if ratio > LARGER}, " times")
-    found = []
-    if unlike:
-        found.append(f"The control could not match the magnitudes everywhere; share of its weights that do: {unlike}.")
-    if larger:
-        found.append(
-            f"Where the norm of the treated set's change is more than {LARGER:g} times that of the control's, it may explain "
-            f"the excess: {larger}."
-        )
-    return found
-
-
-def _ratio(cell: Cell, control: str) -> float:
-    """Norm of the change of the treated set over that of the control; nan where either is not known."""
-    treated, other = (cell.size(arm, "norm_of_change") for arm in (TREATED, control))
-    return treated / other if other > 0 else math.nan
-
-
-def _listed(values: Mapping[Cell, float], unit: str) -> str:
-    """By metric: the range of a value, and at which k."""
-    said = []
-    for metric in dict.fromkeys(cell.metric for cell in values):
-        own = {cell.k: f"{value:.3g}" for cell, value in values.items() if cell.metric == metric}
-        low, high = (own[k] for k in (min(own, key=lambda k: float(own[k])), max(own, key=lambda k: float(own[k]))))
-        span = low if low == high else f"{low} to {high}"
-        said.append(f"{metric_of(metric)} {span}{unit} (k = {', '.join(f'{k:,}' for k in sorted(own))})")
-    return "; ".join(said)
 
 
 def _of_group(section: Section, group: Group) -> list[Plate]:

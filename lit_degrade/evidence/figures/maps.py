@@ -14,21 +14,15 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from lit_degrade.evidence.figures.axes import Decades, canvas
 from lit_degrade.evidence.figures.distributions import (
-    OUTSIDE,
     Page,
     by_group,
-    components_of,
-    correlations_of,
-    damages_of,
     distribution_plates,
     few_ticks,
     group_plates,
     linear_up_to,
-    metrics_of,
     panel_grid,
     score_cells,
     signed,
-    span,
     unit_of,
 )
 from lit_degrade.evidence.figures.panels import Plate
@@ -36,6 +30,7 @@ from lit_degrade.evidence.figures.super_weights import cluster_plates, super_wei
 from lit_degrade.evidence.outcomes import metric_of, outcome_of, words
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.sites import OUTSIDE, components_of, correlations_of, damages_of, metrics_of, span
 from lit_degrade.evidence.statistics import Values
 from lit_degrade.records.tables import ABLATION, CORRELATIONS, DAMAGE, SCORES
 

@@ -13,20 +13,19 @@ from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lit_degrade.evidence.doses import observations
 from lit_degrade.evidence.figures.axes import STEPS, Decades, canvas, cross, dots, mean_tick
-from lit_degrade.evidence.figures.distributions import OUTSIDE, averaged, components_of, panel_grid, span
+from lit_degrade.evidence.figures.distributions import panel_grid
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.maps import colour_bar, grid_of, heat, norm_of
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
-from lit_degrade.evidence.groups import Group, label
-from lit_degrade.evidence.outcomes import outcome_of, pruner_of, words
+from lit_degrade.evidence.groups import Group
+from lit_degrade.evidence.outcomes import outcome_of, words
+from lit_degrade.evidence.pruning import ACHIEVED, ERROR, error_lines, level_of, pruned, subject_of, way_of
 from lit_degrade.evidence.record_tables import drawable, of_runs
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.sites import averaged, components_of, span
 from lit_degrade.evidence.statistics import Values
 from lit_degrade.records.tables import DAMAGE, PRUNING
 
-ASKED, ACHIEVED, METHOD = "prune.sparsity", "sparsity_achieved", "prune.method"
-"""Condition that says how much is zeroed, fact that says how much was, and condition that says how."""
-ERROR = "reconstruction_error"
 Curve = list[tuple[float, Values]]
 """Sparsity and what it cost, the least first."""
 MOST, COLUMNS = 4, 2
@@ -46,37 +45,6 @@ ASIDE = 0.4
 def pruning_plates(section: Section) -> list[Plate]:
     """Loss against sparsity, and maps of reconstruction errors; none where no run pruned anything."""
     return [*_curve_plates(section), *_map_plates(section)]
-
-
-def way_of(group: Group) -> str:
-    """How the runs of a group prune, beside how much: method, and what differs between the groups."""
-    named = [group.rows[name].dropna() for name in (METHOD, "method") if name in group.rows]
-    method = next((pruner_of(str(found.iloc[0])) for found in named if len(found)), "pruned")
-    rest = {name: value for name, value in group.conditions.items() if name not in ("subject", METHOD, ASKED) and value}
-    return ", ".join([method, words(label(rest))] if rest else [method])
-
-
-def subject_of(group: Group) -> str:
-    """Subject of a group."""
-    return str(group.rows["subject"].iloc[0])
-
-
-def pruned(group: Group) -> pd.DataFrame:
-    """Runs of a group that the filter leaves and that ended, with a known sparsity; damage that is not finite is inf."""
-    rows = group.rows[~group.rows["filtered"] & group.rows["state"].isin(["done", "diverged"])]
-    if ACHIEVED not in rows:
-        return rows.iloc[:0]
-    lost = pd.to_numeric(rows[DAMAGE], errors="coerce") if DAMAGE in rows else pd.Series(math.inf, rows.index)
-    asked = pd.to_numeric(rows[ASKED], errors="coerce") if ASKED in rows else math.nan
-    known = pd.to_numeric(rows[ACHIEVED], errors="coerce").fillna(asked)
-    finite = lost.where(np.isfinite(lost) & (rows["state"] == "done"), math.inf)
-    return rows.assign(**{ACHIEVED: known, DAMAGE: finite, "random": False}).dropna(subset=[ACHIEVED])
-
-
-def level_of(group: Group) -> float:
-    """Sparsity that was asked for, by a pattern too; nan where it is not known."""
-    known = [pd.to_numeric(group.rows[name], errors="coerce").dropna() for name in ("sparsity", ASKED) if name in group.rows]
-    return next((float(found.iloc[0]) for found in known if len(found)), math.nan)
 
 
 def _curve_plates(section: Section) -> list[Plate]:
@@ -167,12 +135,6 @@ def _means(ax: Axes, curves: Mapping[str, Curve], looks: Mapping[str, Look], pla
                 mean_tick(ax, finite, x, look, along="y")
             if len(finite) < len(found):
                 cross(ax, x, 1.0 - 0.07 * order.index(way), f"{len(found) - len(finite)}/{len(found)}", look)
-
-
-def error_lines(section: Section) -> pd.DataFrame:
-    """Matrices whose reconstruction error was measured, with depth OUTSIDE where they are in no block."""
-    lines = section.table(PRUNING)
-    return lines.dropna(subset=[ERROR]).assign(depth=lambda found: found["depth"].fillna(OUTSIDE)) if len(lines) else lines
 
 
 def _map_plates(section: Section) -> list[Plate]:

@@ -12,12 +12,13 @@ from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
 from lit_degrade.evidence.figures.axes import canvas, mean_tick
-from lit_degrade.evidence.figures.distributions import by_group, ordered
+from lit_degrade.evidence.figures.distributions import by_group
 from lit_degrade.evidence.figures.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
 from lit_degrade.evidence.groups import Group
 from lit_degrade.evidence.outcomes import METRICS, metric_of, words
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.sites import ordered
 from lit_degrade.evidence.statistics import Values
 from lit_degrade.records.tables import STABILITY
 

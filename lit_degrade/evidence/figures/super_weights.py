@@ -15,9 +15,10 @@ from lit_degrade.evidence.figures.axes import STEPS, canvas, dots, mean_tick, sp
 from lit_degrade.evidence.figures.distributions import by_group, few_ticks, group_plates
 from lit_degrade.evidence.figures.looks import GREY, PALETTE, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.figures.panels import Panels, Plate, plates
-from lit_degrade.evidence.outcomes import method_of, words
+from lit_degrade.evidence.outcomes import words
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.sites import confirmed_words, effect_words
 from lit_degrade.evidence.statistics import Values
 from lit_degrade.records.tables import CLUSTER_EFFECTS, CLUSTERS, DAMAGE, SPIKES, SUPER_WEIGHTS
 
@@ -112,13 +113,6 @@ def _name(ax: Axes, weights: pd.DataFrame) -> None:
         ax.annotate("\n".join([*lines[:NAMED], *more]), at, (6 * side, 3), textcoords="offset points", **style)
 
 
-def confirmed_words(sure: pd.Series) -> str:
-    """Whether the runs that found a weight confirm that it matters."""
-    if sure.all():
-        return "confirmed"
-    return f"confirmed in {sure.sum()} of {len(sure)}" if sure.any() else "not confirmed"
-
-
 def cluster_plates(section: Section) -> list[Plate]:
     """For each group of runs, the matrices of its first by what their scores look like, and what perturbing clusters costs."""
     clusters, effects = section.table(CLUSTERS), section.table(CLUSTER_EFFECTS)
@@ -175,13 +169,6 @@ def _cluster_page(lines: pd.DataFrame, draws: pd.DataFrame) -> Figure:
     names = [site_words(*site) for site in zip(shown["component"], shown["depth"], strict=True)]
     name_points(figure, left, shown[["x", "y"]].to_numpy(dtype=float), names)
     return figure
-
-
-def effect_words(draws: pd.DataFrame) -> pd.Series:
-    """How clusters were perturbed, of every line."""
-    ways = zip(draws["method"], draws["level"], draws["k"], strict=True)
-    words_of = [f"{method_of(method).label} (level {level:g}) of {k:,.0f} weights" for method, level, k in ways]
-    return pd.Series(words_of, draws.index)
 
 
 def _effects(ax: Axes, draws: pd.DataFrame, looks: Mapping[str, Look]) -> None:

@@ -22,6 +22,7 @@ from lit_degrade.evidence.figures.super_weights import name_points
 from lit_degrade.evidence.outcomes import outcome_of, words
 from lit_degrade.evidence.record_tables import drawable
 from lit_degrade.evidence.sections import Section
+from lit_degrade.evidence.variants import ordered_variants
 from lit_degrade.records.tables import DAMAGE, VARIANTS
 
 KINDS = ("intact", "pruned", "perturbed", "attacked", "other")
@@ -38,13 +39,6 @@ def variant_plates(section: Section) -> list[Plate]:
     """For each group of runs the loss of its variants, then their loss against their change; none where no run left any."""
     lines = section.table(VARIANTS)
     return [*_bar_plates(section, lines), *_change_plates(section, lines)] if len(lines) else []
-
-
-def ordered_variants(lines: pd.DataFrame) -> dict[str, str]:
-    """Variant -> its kind: kinds and variants in the order of the file, those of a kind together."""
-    kinds = dict(zip(lines["variant"], lines["kind"], strict=True))
-    order = list(dict.fromkeys(kinds.values()))
-    return dict(sorted(kinds.items(), key=lambda item: order.index(item[1])))
 
 
 def _looks(lines: pd.DataFrame) -> dict[str, Look]:
