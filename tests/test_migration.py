@@ -82,10 +82,10 @@ KEPT = {
     "priority1_scaling": ("model.stimulus",), "priority2_placebo": ("model.stimulus",),
     "priority3_optimizer": ("model.optimizer",),
     "priority4_shield": ("config",), "audit": ("model.protocol",), "robustness": ("model.perturbation.method",),
-    "integrated": ("config",), "pipeline": ("config",), "criticality": (), "exchange_rate": (), "degradation_gauss_attn": (),
+    "integrated": ("config",), "pipeline": ("config",), "criticality": (), "exchange_rate": (), "degradation": (),
 }  # fmt: skip
 """Sweep -> the parameters that it is about: they keep two values (configs of analyses: all), every other one keeps one."""
-LEVELS = {"degradation_gauss_attn": [0.0, 0.5]}
+LEVELS = {"degradation": [0.0, 0.5]}
 """Sweeps whose config leaves the levels to the variant."""
 RUN = re.compile(r"results/(\w+)/RUN")
 """A record on the page, as in results/pruning/RUN."""
