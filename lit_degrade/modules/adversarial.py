@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_degrade.adversarial.catalog import ATTACKS, NORMS, TOKEN_ATTACKS, UNITS, Norm
 from lit_degrade.adversarial.embeddings import embedded, embedding_changed, gradient_of, largest, replaced, shifted, units
@@ -19,11 +18,10 @@ from lit_degrade.generation.generator import Continuation, Decoding, TextGenerat
 from lit_degrade.generation.queries import Query
 from lit_degrade.measures.perplexity import Likelihood, batches, likelihood
 from lit_degrade.measures.text_quality import measure_text
-from lit_degrade.modules.base import SubjectModule
+from lit_degrade.modules.measuring import MeasuringModule
 from lit_degrade.records import tables
 from lit_degrade.seeds import derive, generator
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource, TokenStream
 
 
@@ -38,10 +36,10 @@ class Cell:
     epsilon: float = 0.0
 
 
-class AdversarialModule(SubjectModule):
+class AdversarialModule(MeasuringModule):
     """Change held-out text a little, where it hurts most and at random, as embeddings and as tokens; then one prompt."""
 
-    verbs = ("test",)
+    doing = "attacking"
     headline = ("windows", "probe_tokens", "nats_per_token_pre", "epsilon", "fgsm_over_random_linf", "fgsm_over_random_l2")
 
     def __init__(
@@ -102,7 +100,6 @@ class AdversarialModule(SubjectModule):
         self.token_rows: list[dict[str, Any]] = []
         self.short = 0
         """windows in which too few words could be misspelt"""
-        self.before: Likelihood
         self.likeliest: Tensor
         """most likely tokens of the intact subject (windows, length - 1)"""
 
@@ -118,10 +115,8 @@ class AdversarialModule(SubjectModule):
             for draw in range(self.draws if TOKEN_ATTACKS[attack].random else 1):
                 yield Cell(attack, draw)
 
-    def prepare(self, device: torch.device) -> None:
-        """Load the subject, see that it gives the gradients that are needed, and have it continue the prompt."""
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+    def plan(self, device: torch.device) -> list[Cell]:
+        """See that the subject gives the gradients that are needed, and have it continue the prompt."""
         if self.windows > len(self.probe.ids):
             raise UserError(
                 f"windows={self.windows}: the probe has {len(self.probe.ids)} of {self.text.block} tokens. "
@@ -141,6 +136,7 @@ class AdversarialModule(SubjectModule):
                 f"token_changes={self.counts}: the prompt has {len(self.said.prompt_ids)} tokens, too few to change as many. "
                 "Use a longer prompt."
             )
+        return self.cells
 
     def _refuse_without_gradient(self) -> None:
         """Raise: UserError where no gradient comes through to the inputs."""
@@ -157,28 +153,22 @@ class AdversarialModule(SubjectModule):
                 f"'{self.spec.precision}' does not give: {reason}. Use --model.attacks '[random]' --model.token_changes '[]'."
             )
 
-    def test_dataloader(self) -> DataLoader[Tensor]:
-        """Index of every attack."""
-        return DataLoader(range(len(self.cells)), batch_size=None)  # type: ignore[arg-type]
+    def measure_intact(self) -> Likelihood:
+        """On the text as it is."""
+        measured, self.likeliest = self._measure(self.attacked.ids, lambda ids, same: self.logits(same))
+        return measured
 
-    def on_test_start(self) -> None:
-        """Measure the intact subject on the text as it is."""
-        self.keep_hash()
-        self.before, self.likeliest = self._measure(self.attacked.ids, lambda ids, same: self.logits(same))
-        self.record.add(windows=self.windows, probe_tokens=self.before.tokens, **self.before.facts("pre"))
-        self.record.add(**{UNITS[norm]: size for norm, size in self.units.items()})
-        self.bar = self.progress("attacking", len(self.cells))
-        self.bar.__enter__()
+    def facts(self) -> dict[str, Any]:
+        """How much is attacked, and what epsilons are counted in."""
+        return {"windows": self.windows, **{UNITS[norm]: size for norm, size in self.units.items()}}
 
-    def test_step(self, batch: int, batch_idx: int) -> None:
+    def measure(self, piece: Cell) -> None:
         """One attack of all windows."""
-        cell = self.cells[batch]
         with torch.inference_mode(False), torch.enable_grad():
-            if cell.norm is None:
-                self.token_rows += self._attack_tokens(cell)
+            if piece.norm is None:
+                self.token_rows += self._attack_tokens(piece)
             else:
-                self.rows.append(self._attack_embeddings(cell, cell.norm))
-        self.bar.advance()
+                self.rows.append(self._attack_embeddings(piece, piece.norm))
 
     def _attack_embeddings(self, cell: Cell, norm: Norm) -> dict[str, Any]:
         """A row of adversarial.csv."""
@@ -245,12 +235,10 @@ class AdversarialModule(SubjectModule):
 
         return likelihood(logits_of, self.attacked), torch.cat(likeliest)
 
-    def on_test_epoch_end(self) -> None:
-        """Write the tables and the answers, and make sure that the subject is what it was."""
-        self.bar.__exit__()
+    def write(self) -> None:
+        """The tables, and the answers under attack."""
         with torch.inference_mode(False), torch.enable_grad():
             answers = list(self._answers())
-        self.check_restored()
         self.record.save_table(tables.ADVERSARIAL, self.rows)
         if self.token_rows:
             self.record.save_table(tables.ADVERSARIAL_TOKENS, self.token_rows)

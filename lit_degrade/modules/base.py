@@ -13,7 +13,7 @@ from lit_degrade.records.cache import Cache, Parts
 from lit_degrade.records.run_record import RunRecord
 from lit_degrade.seeds import generator
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import Subject, misread_rows, weights_sha256
+from lit_degrade.subjects.loading import Subject, load_subject, misread_rows, weights_sha256
 from lit_degrade.text import TextSource, TokenStream
 
 RANK_TOKENS = 1024
@@ -60,6 +60,14 @@ class SubjectModule(pl.LightningModule):
         Raises: UserError for anything in the config that cannot work.
         """
         raise NotImplementedError
+
+    def load(self, device: torch.device, train: bool) -> None:
+        """Load the subject and make it this module's own.
+
+        Raises: UserError for a subject or a text that cannot be had.
+        """
+        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
+        self.adopt(load_subject(self.spec, self.seed, device, train))
 
     def logits(self, tokens: Tensor) -> Tensor:
         """Next-token logits (batch, length, vocabulary) at the subject's precision, in evaluation mode."""

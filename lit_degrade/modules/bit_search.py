@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_degrade.checks import at_least, some
 from lit_degrade.criticality.ranking import Weights
@@ -19,13 +17,12 @@ from lit_degrade.faults.flips import bit_class, flipped
 from lit_degrade.faults.scores import Candidate
 from lit_degrade.faults.search import Limits, bit_search, limits_of
 from lit_degrade.measures.perplexity import Likelihood, likelihood
-from lit_degrade.modules.base import SubjectModule
+from lit_degrade.modules.measuring import MeasuringModule
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.storage import stored
 from lit_degrade.perturbations.targets import sites_of
 from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
 
 _OF_A_FLIP = ("parameter", "component", "depth", "index", "bit", "bit_class", "value", "value_flipped", "predicted")
@@ -45,10 +42,10 @@ class Cell:
         return {"constraint": self.constraint, "arm": self.arm, "draw": self.draw}
 
 
-class BitSearchModule(SubjectModule):
+class BitSearchModule(MeasuringModule):
     """Flip the worst bits one after the other until the subject has collapsed, and count the flips that controls need."""
 
-    verbs = ("test",)
+    doing = "flipping"
     headline = ("probe_tokens", "token_accuracy_pre", "threshold")
 
     def __init__(
@@ -100,15 +97,12 @@ class BitSearchModule(SubjectModule):
         self.limits: dict[str, Limits] = {}
         self.rows: list[dict[str, Any]] = []
         self.collapses: list[dict[str, Any]] = []
-        self.before: Likelihood
 
-    def prepare(self, device: torch.device) -> None:
-        """Load the subject, find the weights, cut the text, and measure.
+    def plan(self, device: torch.device) -> list[Cell]:
+        """Every search, and every draw of a control.
 
         Raises: UserError for a subject that has collapsed to begin with.
         """
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=False))
         self.weights = Weights(self.subject, sites_of(self.subject, self.target))
         self.ids = self.drawn_calibration(self.search_blocks)
         self.collapse, self.before = collapse_of(self.probe.ids), likelihood(self.logits, self.probe)
@@ -117,42 +111,31 @@ class BitSearchModule(SubjectModule):
                 f"'{self.spec.name}' has token accuracy {self.before.token_accuracy:.4f} when intact: expected more than "
                 f"{self.collapse.threshold:.4f}, two standard errors above the best constant answer."
             )
-        self.cells = [
+        return [
             Cell(constraint, arm, draw)
             for constraint in self.constraints
             for arm in (SEARCH, *self.controls)
             for draw in range(1 if arm == SEARCH else self.draws)
         ]
 
-    def test_dataloader(self) -> DataLoader[Tensor]:
-        """Index of every search, and of every draw of a control."""
-        return DataLoader(range(len(self.cells)), batch_size=None)  # type: ignore[arg-type]
+    def measure_intact(self) -> Likelihood:
+        """It has been measured while the work was planned."""
+        return self.before
 
-    def on_test_start(self) -> None:
-        """Remember the intact subject."""
-        self.keep_hash()
+    def facts(self) -> dict[str, Any]:
+        """How much is searched, by how much text, and when a subject has collapsed."""
         self.limits = {name: limits_of(self.subject, self.weights.parameters, name) for name in self.constraints}
-        self.record.add(
-            weights=len(self.weights),
-            search_tokens=self.ids.numel(),
-            probe_tokens=self.before.tokens,
-            chance=self.collapse.chance,
-            threshold=self.collapse.threshold,
-            **self.before.facts("pre"),
-        )
-        self.bar = self.progress("flipping", len(self.cells))
-        self.bar.__enter__()
+        collapse = {"chance": self.collapse.chance, "threshold": self.collapse.threshold}
+        return {"weights": len(self.weights), "search_tokens": self.ids.numel(), **collapse}
 
-    def test_step(self, batch: int, batch_idx: int) -> None:
+    def measure(self, piece: Cell) -> None:
         """One search, or one draw of a control."""
-        cell = self.cells[batch]
-        self._add_row(cell, 0, None, self.before)
-        found, budget = self._search(cell) if cell.arm == SEARCH else self._control(cell)
+        self._add_row(piece, 0, None, self.before)
+        found, budget = self._search(piece) if piece.arm == SEARCH else self._control(piece)
         facts = {"budget": budget, "threshold": self.collapse.threshold}
         self.collapses.append(
-            {**cell.labels, "flips": budget if found is None else found, "collapsed": found is not None, **facts}
+            {**piece.labels, "flips": budget if found is None else found, "collapsed": found is not None, **facts}
         )
-        self.bar.advance()
 
     def _search(self, cell: Cell) -> tuple[int | None, int]:
         """Flips that a search takes to a collapse, and its budget."""
@@ -195,10 +178,8 @@ class BitSearchModule(SubjectModule):
         where = (flip.parameter, site.component, site.depth, flip.index, flip.bit, kind)
         return dict(zip(_OF_A_FLIP, (*where, last.value, last.value_flipped, predicted), strict=True))
 
-    def on_test_epoch_end(self) -> None:
-        """Write the tables, and make sure that the subject is what it was."""
-        self.bar.__exit__()
-        self.check_restored()
+    def write(self) -> None:
+        """The tables, and how many flips each arm took."""
         self.record.save_table(tables.BIT_SEARCH, sorted(self.rows, key=self._place))
         self.record.save_table(tables.COLLAPSE, self.collapses)
         for constraint in self.constraints:
@@ -206,7 +187,7 @@ class BitSearchModule(SubjectModule):
 
     def _place(self, row: Mapping[str, Any]) -> tuple[int, int]:
         """Order of the rows: as sequences are measured, each by number of flips."""
-        return self.cells.index(Cell(row["constraint"], row["arm"], row["draw"])), row["flip"]
+        return self.work.index(Cell(row["constraint"], row["arm"], row["draw"])), row["flip"]
 
 
 def summarised(rows: Sequence[dict[str, Any]], constraint: str) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_degrade.checks import at_least
 from lit_degrade.criticality.catalog import METRICS, ScoreSettings, refuse_gradients
@@ -21,7 +20,7 @@ from lit_degrade.faults.flips import WHOLE, Flip, bit_class, flipped_values
 from lit_degrade.faults.patterns import bit_patterns
 from lit_degrade.faults.scores import largest
 from lit_degrade.measures.perplexity import Likelihood, likelihood
-from lit_degrade.modules.base import SubjectModule
+from lit_degrade.modules.measuring import MeasuringModule
 from lit_degrade.perturbations.bits import bit_numbers
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.storage import stored
@@ -30,17 +29,15 @@ from lit_degrade.records import tables
 from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Site
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource, TokenStream
 
 COSTLY = 0.02
 """A flip that costs more nats per token than this is called costly: 2 % of perplexity."""
 
 
-class BitSensitivityModule(SubjectModule):
+class BitSensitivityModule(MeasuringModule):
     """Flip every bit of a few weights of every matrix, one at a time, and measure what it costs; count the bits of all."""
 
-    verbs = ("test",)
     headline = (
         "probe_tokens", "nats_per_token_pre", "flips", "nonfinite_share", "costly_share", "worst_parameter", "worst_bit",
         "worst_nats_lost",
@@ -93,12 +90,9 @@ class BitSensitivityModule(SubjectModule):
         self.choose, self.k, self.blocks, self.calibration_blocks = choose, k, blocks, calibration_blocks
         self.flips: list[tuple[Site, Flip]] = []
         self.nats: Tensor
-        self.before: Likelihood
 
-    def prepare(self, device: torch.device) -> None:
-        """Load the subject, and choose the weights."""
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+    def plan(self, device: torch.device) -> list[None]:
+        """Choose the weights. One piece, since flips share forward passes."""
         self.weights = Weights(self.subject, sites_of(self.subject, self.where))
         self.numbers = [bit_numbers(stored(self.subject.model, site.parameter).format, self.where.bits) for site in self.sites]
         ids = self._chosen()
@@ -106,6 +100,7 @@ class BitSensitivityModule(SubjectModule):
             own = ids[torch.searchsorted(self.weights.starts, ids, right=True) - 1 == i]
             for index in self.weights.pairs(own)[:, 1].tolist():
                 self.flips += [(self.sites[i], Flip(self.sites[i].parameter, index, bit)) for bit in self.numbers[i]]
+        return [None]
 
     @property
     def sites(self) -> list[Site]:
@@ -135,26 +130,19 @@ class BitSensitivityModule(SubjectModule):
             sums = measure(self.subject, ids, self.weights.parameters, [self.choose], settings, draws, bar.advance)
         return highest(self.weights, Scores(self.subject, sums, self.seed).of(self.choose), self.k, "per_layer")
 
-    def test_dataloader(self) -> DataLoader[Tensor]:
-        """One step: flips share forward passes."""
-        return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
-
-    def on_test_start(self) -> None:
-        """Measure the intact subject."""
+    def measure_intact(self) -> Likelihood:
+        """On the blocks that flips are measured on."""
         self.few_blocks = TokenStream(self.probe.ids[: self.blocks], self.probe.byte_counts[: self.blocks])
-        self.before = likelihood(self.logits, self.few_blocks)
-        self.keep_hash()
-        self.record.add(probe_tokens=self.before.tokens, **self.before.facts("pre"))
+        return likelihood(self.logits, self.few_blocks)
 
-    def test_step(self, batch: int, batch_idx: int) -> None:
+    def measure(self, piece: None) -> None:
         """Every flip."""
         ids, flips = self.few_blocks.ids, [flip for _, flip in self.flips]
         with self.record.timed("flips"), self.progress("flipping bits", evaluation.passes(ids, flips)) as bar:
             self.nats = evaluate_flips(self.subject, ids, flips, bar.advance)
 
-    def on_test_epoch_end(self) -> None:
-        """Write the tables, and make sure that the subject is what it was."""
-        self.check_restored()
+    def write(self) -> None:
+        """The tables, and what flips cost by class of bit."""
         rows = self._rows()
         self.record.save_table(tables.BIT_SENSITIVITY, rows)
         self.record.save_table(tables.BIT_PATTERNS, self._pattern_rows())

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_degrade.adversarial.catalog import ATTACKS, Norm
 from lit_degrade.adversarial.embeddings import embedded, logits, shifted, units
@@ -19,7 +18,7 @@ from lit_degrade.errors import UserError, unknown
 from lit_degrade.generation.generator import Continuation, Decoding, TextGenerator
 from lit_degrade.generation.queries import Query
 from lit_degrade.measures.perplexity import Likelihood, likelihood
-from lit_degrade.modules.base import SubjectModule
+from lit_degrade.modules.measuring import MeasuringModule
 from lit_degrade.perturbations.catalog import PerturbationSettings, check_dose
 from lit_degrade.perturbations.edits import Dose, edits, perturbed
 from lit_degrade.perturbations.edits import totals as edit_totals
@@ -60,10 +59,10 @@ class Variant:
     """what is done; the name of an attack, or of another subject"""
 
 
-class ComparisonModule(SubjectModule):
+class ComparisonModule(MeasuringModule):
     """Measure variants of a subject on the same text, and have each answer the same prompt."""
 
-    verbs = ("test",)
+    doing = "comparing"
 
     def __init__(
         self,
@@ -121,13 +120,10 @@ class ComparisonModule(SubjectModule):
         self.rows: list[dict[str, Any]] = []
         self.others: dict[str, Subject] = {}
         self.windows: dict[int, Tensor] = {}
-        self.before: Likelihood
         self.said: Continuation
 
-    def prepare(self, device: torch.device) -> None:
-        """Load every subject, and see that each variant can be made."""
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+    def plan(self, device: torch.device) -> list[Variant]:
+        """Load the other subjects, and see that each variant can be made."""
         for variant in self.variants:
             if isinstance(variant.how, PruneSettings):
                 sites_to_prune(self.subject, variant.how)
@@ -149,36 +145,27 @@ class ComparisonModule(SubjectModule):
                 f"'{self.spec.name}' writes nothing after the prompt, which leaves nothing to attack: use another one, or "
                 "--model.attacks '[]'."
             )
+        return self.variants
 
-    def test_dataloader(self) -> DataLoader[Tensor]:
-        """Index of every variant."""
-        return DataLoader(range(len(self.variants)), batch_size=None)  # type: ignore[arg-type]
+    def facts(self) -> dict[str, Any]:
+        """What every variant continues."""
+        return {"prompt": self.query.text}
 
-    def on_test_start(self) -> None:
-        """Measure the subject as given."""
-        self.keep_hash()
-        self.before = likelihood(self.logits, self.probe)
-        self.record.add(probe_tokens=self.before.tokens, prompt=self.query.text, **self.before.facts("pre"))
-        self.bar = self.progress("comparing", len(self.variants))
-        self.bar.__enter__()
-
-    def test_step(self, batch: int, batch_idx: int) -> None:
+    def measure(self, piece: Variant) -> None:
         """Measure a variant and let it write."""
-        variant = self.variants[batch]
-        with torch.inference_mode(False), torch.enable_grad(), self._made(variant) as (change, measured, made):
+        with torch.inference_mode(False), torch.enable_grad(), self._made(piece) as (change, measured, made):
             self.rows.append(
                 {
-                    "variant": variant.name,
-                    "kind": variant.kind,
+                    "variant": piece.name,
+                    "kind": piece.kind,
                     **change,
                     **measured.damage(self.before),
                     "answer": made.text,
                     "answer_tokens": len(made.ids),
                 }
             )
-            if self.keep and variant.kind in ("pruned", "perturbed"):
-                self._save(variant)
-        self.bar.advance()
+            if self.keep and piece.kind in ("pruned", "perturbed"):
+                self._save(piece)
 
     @contextmanager
     def _made(self, variant: Variant) -> Iterator[tuple[dict[str, Any], Likelihood, Continuation]]:
@@ -222,10 +209,8 @@ class ComparisonModule(SubjectModule):
         prompt = attack_prompt(self.subject, self.said, *how, generator(self.seed, "comparison", attack, "prompt"))
         return measured, continued(self.writers[""], self.query, shifted(prompt))
 
-    def on_test_epoch_end(self) -> None:
-        """Write the table, and make sure that the subject is what it was."""
-        self.bar.__exit__()
-        self.check_restored()
+    def write(self) -> None:
+        """The table, and in the summary what it says."""
         self.record.save_table(tables.VARIANTS, self.rows)
         told = {f"{row['variant']}: perplexity": row["perplexity"] for row in self.rows}
         told |= {f"{row['variant']}: answer": shorten(row["answer"], SHOWN) for row in self.rows}

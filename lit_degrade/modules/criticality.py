@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_degrade.checks import at_least, some
 from lit_degrade.criticality.arms import Arm, arms_of
@@ -22,8 +21,8 @@ from lit_degrade.criticality.structure import LEAST_SITES, correlations
 from lit_degrade.criticality.sums import Sums
 from lit_degrade.criticality.tables import Rankings, agreement_rows, cluster_rows, score_rows
 from lit_degrade.errors import UserError
-from lit_degrade.measures.perplexity import Likelihood, likelihood
-from lit_degrade.modules.base import SubjectModule
+from lit_degrade.measures.perplexity import likelihood
+from lit_degrade.modules.measuring import MeasuringModule
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, check_dose
 from lit_degrade.perturbations.edits import Dose, perturbed, totals
 from lit_degrade.perturbations.targets import sites_of
@@ -34,10 +33,10 @@ from lit_degrade.subjects.loading import Subject, load_subject
 from lit_degrade.text import TextSource
 
 
-class CriticalityModule(SubjectModule):
+class CriticalityModule(MeasuringModule):
     """Score the weights of a target, perturb those of highest score and controls, and see what the scores have in common."""
 
-    verbs = ("test",)
+    doing = "perturbing"
     headline = ("weights", "calibration_tokens", "probe_tokens", "nats_per_token_pre", "arms")
 
     def __init__(
@@ -72,15 +71,11 @@ class CriticalityModule(SubjectModule):
         self.metrics, self.ks, self.draws, self.beside = choose_metrics(scores.metrics), sorted(set(k)), draws, list(beside)
         _check(perturbation, level, draws, self.ks)
         refuse_gradients(self.metrics, subject.precision)
-        self.arms: list[Arm] = []
         self.effects: list[dict[str, Any]] = []
-        self.before: Likelihood
         self.norm = math.nan
 
-    def prepare(self, device: torch.device) -> None:
-        """Load, score, and choose all weights that will be perturbed."""
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+    def plan(self, device: torch.device) -> list[Arm]:
+        """Score, and choose all weights that will be perturbed."""
         self.weights = Weights(self.subject, sites_of(self.subject, self.how))
         refuse_what_has_no_inputs(self.metrics, self.subject, self.weights.sites)
         for k in self.ks:
@@ -90,8 +85,8 @@ class CriticalityModule(SubjectModule):
         self.scores = Scores(self.subject, sums, self.seed)
         self.rankings = self._rank(self.scores)
         self.others = {name: self._rankings_of(name, device) for name in self.beside}
-        for metric in self.metrics:
-            self.arms += arms_of(self.scores, self.weights, metric, self.ks, self.mode, self.draws, self.seed)
+        how = (self.ks, self.mode, self.draws, self.seed)
+        return [arm for metric in self.metrics for arm in arms_of(self.scores, self.weights, metric, *how)]
 
     def _score(self, subject: Subject) -> tuple[Sums, list[Rankings]]:
         """Sums over all calibration text, and the rankings by every part of it alone."""
@@ -118,30 +113,15 @@ class CriticalityModule(SubjectModule):
             )
         return self._rank(Scores(other, self._score(other)[0], self.seed))
 
-    def test_dataloader(self) -> DataLoader[Tensor]:
-        """Index of every arm."""
-        return DataLoader(range(len(self.arms)), batch_size=None)  # type: ignore[arg-type]
-
-    def on_test_start(self) -> None:
-        """Measure the intact subject."""
-        self.before = likelihood(self.logits, self.probe)
-        self.keep_hash()
+    def facts(self) -> dict[str, Any]:
+        """How much is scored, by how much text."""
         self.norm = math.sqrt(sum(float(self.scores.weights(s).double().square().sum()) for s in self.weights.sites))
-        self.record.add(
-            weights=len(self.weights),
-            calibration_tokens=self.ids.numel(),
-            probe_tokens=self.before.tokens,
-            **self.before.facts("pre"),
-        )
-        self.bar = self.progress("perturbing", len(self.arms))
-        self.bar.__enter__()
+        return {"weights": len(self.weights), "calibration_tokens": self.ids.numel()}
 
-    def test_step(self, batch: int, batch_idx: int) -> None:
+    def measure(self, piece: Arm) -> None:
         """Perturb the weights of one arm; again with other random numbers, where other weights are not drawn already."""
-        arm = self.arms[batch]
-        for draw in range(1 if arm.drawn else self._repetitions):
-            self.effects.append(self._effect(arm, draw if not arm.drawn else arm.draw))
-        self.bar.advance()
+        for draw in range(1 if piece.drawn else self._repetitions):
+            self.effects.append(self._effect(piece, draw if not piece.drawn else piece.draw))
 
     @property
     def _repetitions(self) -> int:
@@ -176,10 +156,9 @@ class CriticalityModule(SubjectModule):
             **measured.damage(self.before),
         }
 
-    def on_test_epoch_end(self) -> None:
-        """Write the tables, and make sure that the subject is what it was."""
-        self.bar.__exit__()
-        rows = score_rows(self.scores, self.weights, self.arms)
+    def write(self) -> None:
+        """The tables, the rankings, and what damage to clusters of matrices costs."""
+        rows = score_rows(self.scores, self.weights, self.work)
         self.record.save_table(tables.SCORES, rows)
         self.record.save_table(tables.EFFECTS, self.effects)
         self.record.save_table(tables.CORRELATIONS, correlations(rows))
@@ -188,7 +167,6 @@ class CriticalityModule(SubjectModule):
             self.record.save_table(tables.STABILITY, stability)
         self._save_sets()
         self._cluster(rows)
-        self.check_restored()
         self.record.add(arms=len(self.effects), **self._excesses())
 
     def _save_sets(self) -> None:
@@ -196,7 +174,7 @@ class CriticalityModule(SubjectModule):
         metadata = {"parameters": json.dumps(self.weights.parameters), "weights": str(len(self.weights))}
         ranked = {metric: self.weights.pairs(ids) for metric, ids in self.rankings.items()}
         self.record.save_tensors(paths.RANKINGS, ranked, metadata)
-        for arm in self.arms:
+        for arm in self.work:
             if arm.name == TREATED:
                 self.record.save_tensors(paths.TOP.format(arm.metric, arm.k), self.weights.only(arm.ids))
 

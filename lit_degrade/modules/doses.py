@@ -17,7 +17,6 @@ from lit_degrade.perturbations.targets import is_tied
 from lit_degrade.perturbations.walk import Cell, intact, walk
 from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
 
 
@@ -59,8 +58,7 @@ class DoseModule(SubjectModule):
 
     def prepare(self, device: torch.device) -> None:
         """Load the subject and the probe text, and plan the first edit of every variant."""
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+        self.load(device, train=False)
         first = {cell.settings: cell for cell in reversed(self.cells[1:])}
         for settings, cell in first.items():
             next(edits(self.subject, settings, cell.dose))

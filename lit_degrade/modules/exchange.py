@@ -6,26 +6,23 @@ from dataclasses import replace
 from typing import Any, cast
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_degrade.checks import above, at_least
 from lit_degrade.errors import unknown
 from lit_degrade.measures.perplexity import likelihood
-from lit_degrade.modules.base import SubjectModule
+from lit_degrade.modules.measuring import MeasuringModule
 from lit_degrade.perturbations.catalog import METHODS, MethodName, PerturbationSettings
 from lit_degrade.perturbations.edits import Dose, edits, perturbed, totals
 from lit_degrade.perturbations.exchange import dose_range, find_dose
 from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
 
 
-class ExchangeRateModule(SubjectModule):
+class ExchangeRateModule(MeasuringModule):
     """For every method and target the dose that costs `cost` nats per token of held-out text, with other draws each time."""
 
-    verbs = ("test",)
+    doing = "searching"
     headline = ("probe_tokens", "nats_per_token_pre", "searches", "reached")
 
     def __init__(
@@ -60,16 +57,12 @@ class ExchangeRateModule(SubjectModule):
         at_least("model.repetitions", repetitions, 1)
         self.asked, self.cost, self.repetitions, self.how = targets, cost, repetitions, perturbation
         self.rows: list[dict[str, Any]] = []
-        self.searches: list[tuple[PerturbationSettings, int]] = []
-        self.before = math.nan
 
-    def prepare(self, device: torch.device) -> None:
-        """Load the subject and find every target in it."""
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+    def plan(self, device: torch.device) -> list[tuple[PerturbationSettings, int]]:
+        """A search for every method and target, and again with other draws."""
         known = [*self.subject.anatomy.components, "blocks"]
         targets = known if self.asked == "components" else [name.strip() for name in self.asked.split(",")]
-        self.searches = list(self._searches(targets))
+        return list(self._searches(targets))
 
     def _searches(self, targets: list[str]) -> Iterator[tuple[PerturbationSettings, int]]:
         for target in targets:
@@ -79,22 +72,13 @@ class ExchangeRateModule(SubjectModule):
                 for repetition in range(self.repetitions if METHODS[method].random else 1):
                     yield settings, repetition
 
-    def test_dataloader(self) -> DataLoader[Tensor]:
-        """Index of every search."""
-        return DataLoader(range(len(self.searches)), batch_size=None)  # type: ignore[arg-type]
+    def facts(self) -> dict[str, Any]:
+        """The loss that is looked for."""
+        return {"cost": self.cost}
 
-    def on_test_start(self) -> None:
-        """Measure the intact subject."""
-        measured = likelihood(self.logits, self.probe)
-        self.before = measured.nats_per_token
-        self.keep_hash()
-        self.record.add(probe_tokens=measured.tokens, cost=self.cost, **measured.facts("pre"))
-        self.bar = self.progress("searching", len(self.searches))
-        self.bar.__enter__()
-
-    def test_step(self, batch: int, batch_idx: int) -> None:
+    def measure(self, piece: tuple[PerturbationSettings, int]) -> None:
         """One search."""
-        settings, repetition = self.searches[batch]
+        settings, repetition = piece
         found = find_dose(settings.method, self.cost, lambda level: self._loss(settings, repetition, level))
         level = found.level if found.reached else dose_range(settings.method)[1]
         with perturbed(self.subject, settings, Dose(level, self.seed, repetition)) as records:
@@ -114,17 +98,14 @@ class ExchangeRateModule(SubjectModule):
                 "cost": self.cost,
             }
         )
-        self.bar.advance()
 
-    def on_test_epoch_end(self) -> None:
-        """Write the table, and make sure that the subject is what it was."""
-        self.bar.__exit__()
-        self.check_restored()
+    def write(self) -> None:
+        """The table, and how many searches reached the loss."""
         self.record.save_table(tables.EXCHANGE_RATES, self.rows)
         self.record.add(searches=len(self.rows), reached=sum(row["reached"] for row in self.rows))
 
     def _loss(self, settings: PerturbationSettings, repetition: int, level: float) -> float:
         """Nats per token lost under a dose, infinite where the loss is not a number."""
         with perturbed(self.subject, settings, Dose(level, self.seed, repetition), recorded=False):
-            lost = likelihood(self.logits, self.probe).nats_per_token - self.before
+            lost = likelihood(self.logits, self.probe).nats_per_token - self.before.nats_per_token
         return math.inf if math.isnan(lost) else lost

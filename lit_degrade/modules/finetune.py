@@ -13,7 +13,6 @@ from lit_degrade.modules.training import TrainingModule
 from lit_degrade.seeds import generator
 from lit_degrade.stimuli.catalog import OptimizerName
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import RandomWindows, TextSource
 
 
@@ -66,8 +65,7 @@ class FinetuneModule(TrainingModule):
         if self.optimizer == "sgd_matched":
             raise UserError("optimizer 'sgd_matched' rehearses on one stimulus; fine-tuning has none. Use another optimizer.")
         self.spec.refuse_untrainable()
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=True))
+        self.load(device, train=True)
         self.train_ids = self.text.tokens("train", self.subject.tokenizer).ids
         if len(self.train_ids) < self.block:
             raise UserError(f"The train split has {len(self.train_ids)} tokens; a window needs {self.block}.")

@@ -6,20 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_degrade.checks import at_least, some
 from lit_degrade.errors import unknown
-from lit_degrade.measures.perplexity import Likelihood, likelihood
-from lit_degrade.modules.base import SubjectModule
+from lit_degrade.measures.perplexity import likelihood
+from lit_degrade.modules.measuring import MeasuringModule
 from lit_degrade.perturbations.catalog import METHODS, TARGETS, PerturbationSettings, check_dose
 from lit_degrade.perturbations.edits import Dose, Only, edits, perturbed, totals
 from lit_degrade.perturbations.targets import whole
 from lit_degrade.records import tables
 from lit_degrade.subjects.anatomy import Site
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
 
 
@@ -38,10 +35,10 @@ class Unit:
     """parameters instead of the target of the settings"""
 
 
-class LayerAblationModule(SubjectModule):
+class LayerAblationModule(MeasuringModule):
     """Zero (or otherwise perturb) one layer after the other, and one matrix after the other, and measure what it costs."""
 
-    verbs = ("test",)
+    doing = "ablating"
     headline = ("probe_tokens", "nats_per_token_pre", "perplexity_pre", "units", "worst_unit", "worst_nats_lost")
 
     def __init__(
@@ -72,17 +69,14 @@ class LayerAblationModule(SubjectModule):
         some("model.units", units)
         self.asked, self.how, self.level = list(units), perturbation, level
         self.draws = 1 if METHODS[perturbation.method].certain(level) else draws
-        self.cells: list[tuple[Unit, int]] = []
         self.rows: list[dict[str, Any]] = []
-        self.before: Likelihood
 
-    def prepare(self, device: torch.device) -> None:
-        """Load the subject, and find every unit in it."""
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=False))
-        for unit in (unit for name in self.asked for unit in self._units(name)):
+    def plan(self, device: torch.device) -> list[tuple[Unit, int]]:
+        """Every unit and draw."""
+        units = [unit for name in self.asked for unit in self._units(name)]
+        for unit in units:
             next(edits(self.subject, unit.settings, Dose(self.level, self.seed), unit.only))
-            self.cells += [(unit, draw) for draw in range(self.draws)]
+        return [(unit, draw) for unit in units for draw in range(self.draws)]
 
     def _units(self, name: str) -> Iterator[Unit]:
         anatomy = self.subject.anatomy
@@ -111,21 +105,9 @@ class LayerAblationModule(SubjectModule):
         how = replace(self.how, target=site.component, layers=str(site.depth))
         return Unit(f"{site.component} {site.depth}", "matrix", how, *what)
 
-    def test_dataloader(self) -> DataLoader[Tensor]:
-        """Index of every unit and draw."""
-        return DataLoader(range(len(self.cells)), batch_size=None)  # type: ignore[arg-type]
-
-    def on_test_start(self) -> None:
-        """Measure the intact subject."""
-        self.before = likelihood(self.logits, self.probe)
-        self.keep_hash()
-        self.record.add(probe_tokens=self.before.tokens, **self.before.facts("pre"))
-        self.bar = self.progress("ablating", len(self.cells))
-        self.bar.__enter__()
-
-    def test_step(self, batch: int, batch_idx: int) -> None:
+    def measure(self, piece: tuple[Unit, int]) -> None:
         """One unit."""
-        unit, draw = self.cells[batch]
+        unit, draw = piece
         with perturbed(self.subject, unit.settings, Dose(self.level, self.seed, draw), only=unit.only) as records:
             total = totals(records)
             measured = likelihood(self.logits, self.probe)
@@ -145,12 +127,9 @@ class LayerAblationModule(SubjectModule):
                 **measured.damage(self.before),
             }
         )
-        self.bar.advance()
 
-    def on_test_epoch_end(self) -> None:
-        """Write the table, and make sure that the subject is what it was."""
-        self.bar.__exit__()
-        self.check_restored()
+    def write(self) -> None:
+        """The table, and its worst line."""
         self.record.save_table(tables.ABLATION, self.rows)
         worst = max(self.rows, key=lambda row: (math.isnan(row["log_perplexity_ratio"]), row["log_perplexity_ratio"]))
         self.record.add(units=len({row["unit"] for row in self.rows}), worst_unit=worst["unit"])

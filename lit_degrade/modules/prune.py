@@ -11,7 +11,6 @@ from lit_degrade.pruning.catalog import PruneSettings
 from lit_degrade.pruning.prune import prune_, sites_to_prune, stages, totals
 from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
 
 
@@ -55,8 +54,7 @@ class PruneModule(SubjectModule):
 
     def prepare(self, device: torch.device) -> None:
         """Load the subject, find what will be pruned, and make sure that the calibration text can be read."""
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+        self.load(device, train=False)
         sites_to_prune(self.subject, self.settings)
         self.ids = self.drawn_calibration(self.settings.calibration_blocks)
         with torch.inference_mode():

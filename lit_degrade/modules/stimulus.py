@@ -27,7 +27,6 @@ from lit_degrade.stimuli.catalyst import (
 )
 from lit_degrade.stimuli.controls import StimulusData, gaussian_noise, published_noise, random_text, random_tokens
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
 
 
@@ -68,8 +67,7 @@ class StimulusModule(SubjectModule):
     def prepare(self, device: torch.device) -> None:
         """Load the subject and its texts; check sizes."""
         self.spec.refuse_untrainable()
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=True))
+        self.load(device, train=True)
         tokenizer = self.subject.tokenizer
         self.calibration = self.text.blocks("calibration", tokenizer, self.settings.calibration_blocks).ids.to(device)
         self.attack_stream = self.text.tokens("attack", tokenizer)

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from lit_degrade.checks import at_least, finite
 from lit_degrade.criticality.spikes import Spikes, Thresholds, layer_spikes, null_thresholds
@@ -24,18 +23,16 @@ from lit_degrade.criticality.super_weights import (
     z_outliers,
 )
 from lit_degrade.measures.perplexity import likelihood
-from lit_degrade.modules.base import SubjectModule
+from lit_degrade.modules.measuring import MeasuringModule
 from lit_degrade.perturbations.edits import perturbed
 from lit_degrade.records import paths, tables
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.subjects.loading import load_subject
 from lit_degrade.text import TextSource
 
 
-class SuperWeightModule(SubjectModule):
+class SuperWeightModule(MeasuringModule):
     """Super weights by their spikes, against random initialisation; each zeroed alone, against weights of its size."""
 
-    verbs = ("test",)
     headline = (
         "probe_tokens", "nats_per_token_pre", "output_threshold", "super_weights", "super_weights_confirmed", "z_outlier_share",
     )  # fmt: skip
@@ -72,7 +69,6 @@ class SuperWeightModule(SubjectModule):
         self.calibration_blocks, self.null_models, self.margin = calibration_blocks, null_models, margin
         self.most, self.controls = most, controls
         self.known: list[Coordinates] = []
-        self.before = math.nan
         self.rows: list[dict[str, Any]] = []
         self.spike_rows: list[dict[str, Any]] = []
         self.outliers: dict[str, dict[str, int]] = {}
@@ -80,30 +76,18 @@ class SuperWeightModule(SubjectModule):
         self.thresholds: Thresholds
         self.calibration: Tensor
 
-    def prepare(self, device: torch.device) -> None:
-        """Load the subject and the calibration text, and see whether the published coordinates fit."""
-        self.text.documents  # noqa: B018 (an unreadable text is found before a large model is loaded)
-        self.adopt(load_subject(self.spec, self.seed, device, train=False))
+    def plan(self, device: torch.device) -> list[None]:
+        """One piece, since how many weights there are shows on the way; see whether the published coordinates fit."""
         self.calibration = self.text.blocks("calibration", self.subject.tokenizer, self.calibration_blocks).ids
         self.known = published(self.subject.lineage[0]["name"] if self.subject.lineage else self.spec.name)
         check_coordinates(self.subject, self.known)
+        return [None]
 
-    def test_dataloader(self) -> DataLoader[Tensor]:
-        """One step: how many weights there are shows on the way."""
-        return DataLoader(range(1), batch_size=None)  # type: ignore[arg-type]
-
-    def on_test_start(self) -> None:
-        """Measure the intact subject."""
-        measured = likelihood(self.logits, self.probe)
-        self.before = measured.nats_per_token
-        self.keep_hash()
-        self.record.add(probe_tokens=measured.tokens, **measured.facts("pre"))
+    def measure(self, piece: None) -> None:
+        """Null models, the search, and what each weight does."""
         for site in self.subject.anatomy.select("mlp_down"):
             weights = matrix(self.subject, site)
             self.outliers[site.parameter] = {"weights": weights.numel(), "z_outliers": z_outliers(weights)}
-
-    def test_step(self, batch: int, batch_idx: int) -> None:
-        """Null models, the search, and what each weight does."""
         with self.record.timed("null_models"), self.progress("random models", self.null_models) as bar:
             self.thresholds = null_thresholds(
                 self.subject, self.calibration, self.seed, self.null_models, self.margin, bar.advance
@@ -124,9 +108,8 @@ class SuperWeightModule(SubjectModule):
         if found:
             self.record.save_tensors(paths.SUPER_WEIGHT_SET, _selection(found))
 
-    def on_test_epoch_end(self) -> None:
-        """Write the tables, and make sure that the subject is what it was; without weights to speak of there are no rows."""
-        self.check_restored()
+    def write(self) -> None:
+        """The tables; without weights to speak of there are no rows."""
         self.record.save_table(tables.SPIKES, self.spike_rows)
         if self.rows:
             self.record.save_table(tables.SUPER_WEIGHTS, self.rows)
@@ -211,7 +194,7 @@ class SuperWeightModule(SubjectModule):
         """Nats per token lost when one weight is zero, infinite where the loss is not a number."""
         only = {parameter: torch.tensor([flat], device=self.subject.device)}
         with perturbed(self.subject, *ZEROED, recorded=False, only=only):
-            lost = likelihood(self.logits, self.probe).nats_per_token - self.before
+            lost = likelihood(self.logits, self.probe).nats_per_token - self.before.nats_per_token
         return math.inf if math.isnan(lost) else lost
 
 

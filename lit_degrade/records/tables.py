@@ -414,7 +414,7 @@ SPIKES = Schema(
     "spikes.csv",
     "the largest activations of one matrix",
     (
-        number("stage", "how many super weights had been zeroed before"),
+        number("stage", "how many super weights had been zeroed before; -1: the intact subject again, at the end"),
         _DEPTH,
         _PARAMETER,
         maybe("input_max", "largest input, in absolute value"),
