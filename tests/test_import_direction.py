@@ -1,7 +1,10 @@
 """Data flows one way: a folder imports only from those above it."""
 
 import ast
+import runpy
 from pathlib import Path
+
+from test_cli import ROOT
 
 import lit_degrade
 
@@ -23,6 +26,14 @@ def test_numbers_words_and_tables_take_nothing_from_figures() -> None:
     for path in room.glob("*.py"):
         if path.name not in PAGES:
             assert "evidence.figures" not in path.read_text(), path.name
+
+
+def test_the_picture_of_the_rooms_is_what_the_code_is() -> None:
+    """Else: python docs/draw_architecture.py."""
+    drawn = runpy.run_path(str(ROOT / "docs/draw_architecture.py"))
+    text = drawn["PAGE"].read_text(encoding="utf-8")
+    assert drawn["page"](text) == text
+    assert "modules --> records" in text
 
 
 def test_imports_flow_one_way() -> None:
