@@ -290,9 +290,13 @@ def _own(error: BaseException) -> BaseException:
 
 @contextmanager
 def _hidden_from_agent() -> Iterator[None]:
-    """A run within a run is not the one that `wandb agent` waits for. The client reads its environment once, so it is ended."""
+    """A run within a run is not the one that `wandb agent` waits for. The client reads its environment once, so it is ended.
+
+    So it is before, or what it has started would be named by the environment afterwards and be no more.
+    """
     import wandb
 
+    wandb.teardown()
     with of_no_run():
         try:
             yield
