@@ -277,15 +277,17 @@ def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
     except jsonargparse.ArgumentError as error:
         raise UserError(one_line(str(error))) from error
     except ValueError as error:
-        raise _own(error) from error
+        if own := _own(error):
+            raise own from error
+        raise
 
 
-def _own(error: BaseException) -> BaseException:
+def _own(error: BaseException) -> UserError | None:
     """What a module or its settings said about their arguments, where the parser has wrapped it in words of its own."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
-    return cause or error
+    return cause
 
 
 @contextmanager
