@@ -277,22 +277,28 @@ def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
     except jsonargparse.ArgumentError as error:
         raise UserError(one_line(str(error))) from error
     except ValueError as error:
-        raise _own(error) from error
+        if own := _own(error):
+            raise own from error
+        raise
 
 
-def _own(error: BaseException) -> BaseException:
+def _own(error: BaseException) -> UserError | None:
     """What a module or its settings said about their arguments, where the parser has wrapped it in words of its own."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
-    return cause or error
+    return cause
 
 
 @contextmanager
 def _hidden_from_agent() -> Iterator[None]:
-    """A run within a run is not the one that `wandb agent` waits for. The client reads its environment once, so it is ended."""
+    """A run within a run is not the one that `wandb agent` waits for. The client reads its environment once, so it is ended.
+
+    So it is before, or what it has started would be named by the environment afterwards and be no more.
+    """
     import wandb
 
+    wandb.teardown()
     with of_no_run():
         try:
             yield

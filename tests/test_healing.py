@@ -49,6 +49,18 @@ def test_healing_attacks_first_and_keeps_the_lineage(healed: tuple[Path, Path]) 
     assert json.loads((healed[0] / "subject/lineage.json").read_text()) == [intact, attacked, after]
 
 
+def test_a_fault_in_the_attack_passes_through_and_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the cause of itself it was looked through for ever."""
+
+    def fault(self: object) -> None:
+        raise ValueError("a fault of the code")
+
+    monkeypatch.setattr("lit_degrade.modules.attack.AttackModule.on_fit_start", fault)
+    with pytest.raises(ValueError, match="a fault of the code") as found:
+        main([*HEAL, "--results", str(tmp_path), "--attacked_by", ATTACK])
+    assert found.value.__cause__ is not found.value
+
+
 def test_the_attack_is_run_once(healed: tuple[Path, Path]) -> None:
     before = (healed[1] / "manifest.json").stat().st_mtime_ns
     results = healed[0].parent.parent

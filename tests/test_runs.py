@@ -15,6 +15,7 @@ from test_cli import QUICK, ROOT
 
 from lit_degrade.cli import main
 from lit_degrade.records import paths, tables
+from lit_degrade.run import _hidden_from_agent
 from lit_degrade.stimuli.catalog import STIMULI
 from lit_degrade.subjects.loading import weights_sha256
 from lit_degrade.text import TextSource
@@ -257,6 +258,18 @@ def test_catalyst_comparison(tmp_path: Path) -> None:
         wins += energy["eigen_prion"] == max(energy.values())
     assert summary["eigen_prion_wins"] == wins
     assert summary["null_energy_mean_eigen_prion"] > 2 * summary["null_energy_mean_random_tokens"]
+
+
+def test_wandb_can_run_again_after_a_run_within_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it had started before was ended, and still named in the environment."""
+    import wandb
+
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    wandb.init(dir=tmp_path).finish()
+    with _hidden_from_agent():
+        pass
+    wandb.init(dir=tmp_path).finish()
+    assert len(list(tmp_path.rglob("*.wandb"))) == 2
 
 
 def test_secrets_do_not_reach_the_record(attacked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,8 @@ def sequence_gradients(subject: Subject, ids: Tensor, names: list[str]) -> dict[
 
 
 def close(a: Tensor, b: Tensor) -> bool:
-    return bool((a - b).abs().max() <= 1e-4 * b.abs().max().clamp(min=1e-9))
+    """Gradients below a millionth are rounding: those of a key's bias are zero by construction."""
+    return bool((a - b).abs().max() <= 1e-4 * b.abs().max().clamp(min=1e-6))
 
 
 def test_every_parameter_of_every_family_has_the_gradients_of_its_sequences(family: str) -> None:
