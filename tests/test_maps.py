@@ -20,6 +20,7 @@ from matplotlib.text import Annotation, Text
 from scipy import stats
 
 from lit_degrade.criticality.catalog import METRICS
+from lit_degrade.evidence import sites
 from lit_degrade.evidence.chapters import Table
 from lit_degrade.evidence.figures import distributions, maps
 from lit_degrade.evidence.figures.looks import STYLE
@@ -106,13 +107,13 @@ def test_matrices_count_by_their_weights_and_runs_count_once() -> None:
         ("a", "magnitude", "norm", 0, 1): 4, ("a", "magnitude", "norm", 0, 3): 8, ("a", "magnitude", "norm", 0, 5): nan,
         ("b", "magnitude", "norm", 0, 1): 1, ("a", "magnitude", "embed", nan, 9): 2,
     })  # fmt: skip
-    by_run = distributions.averaged(lines, "mean", ["run_id", "component"])
+    by_run = sites.averaged(lines, "mean", ["run_id", "component"])
     assert (by_run["a", "norm"], by_run["b", "norm"]) == (7, 1)
     cells = distributions.score_cells(lines)
     assert cells["norm", 0] == 4
-    assert cells["embed", distributions.OUTSIDE] == 2
+    assert cells["embed", sites.OUTSIDE] == 2
     grid = maps.grid_of(cells, ["embed", "norm"])
-    assert list(grid) == [0, distributions.OUTSIDE]
+    assert list(grid) == [0, sites.OUTSIDE]
     assert np.isnan(grid.loc["embed", 0])
 
 
@@ -145,12 +146,12 @@ def test_damage_is_over_draws_and_runs_and_names_what_is_not_finite() -> None:
             ("broken", True, "a", 0, np.inf), ("broken", True, "a", 1, 3.0),
         ]
     ]  # fmt: skip
-    found = distributions.damages_of(pd.DataFrame(rows)).set_index("unit")
+    found = sites.damages_of(pd.DataFrame(rows)).set_index("unit")
     half = stats.t.ppf(0.975, 2) * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
     assert list(found.loc["drawn", ["lost", "lost_low", "lost_high"]]) == pytest.approx([3, 3 - half, 3 + half])
     assert (found.loc["same", "lost"], found.loc["same", "lost_n"]) == (0.5, 1)
     assert (found.loc["broken", "lost"], found.loc["broken", "lost_not_finite"]) == (3, 1)
-    assert set(found["depth"]) == {distributions.OUTSIDE}
+    assert set(found["depth"]) == {sites.OUTSIDE}
     assert found.loc["same", "way"] == "zeroing, level 1 [share of weights]"
 
 
@@ -199,13 +200,13 @@ def test_correlations_are_a_triangle_in_the_order_of_the_catalogue() -> None:
         ("magnitude", "random", 0.3),
     ]
     lines = pd.DataFrame(pairs, columns=["a", "b", "spearman"])
-    found = distributions.correlations_of(lines)
+    found = sites.correlations_of(lines)
     assert (list(found.index), list(found)) == (["magnitude", "act_mag"], ["random", "magnitude"])
     assert found.loc["magnitude", "random"] == pytest.approx(0.2)
     assert (found.loc["act_mag", "magnitude"], found.loc["act_mag", "random"]) == (0.8, -0.2)
     assert np.isnan(found.loc["magnitude", "magnitude"])
     depths = pd.DataFrame([(str(a), str(b), 0.5) for a, b in combinations(range(12), 2)], columns=["a", "b", "spearman"])
-    assert list(distributions.correlations_of(depths)) == [str(i) for i in range(11)]
+    assert list(sites.correlations_of(depths)) == [str(i) for i in range(11)]
 
 
 def test_every_table_has_its_figures_in_order(drawn: dict[str, Plate]) -> None:

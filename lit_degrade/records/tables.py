@@ -168,8 +168,8 @@ STIMULI = Schema(
         number("signal_energy", "share of the squared gradient that lies in the signal subspace", "share"),
         number("gradient_norm", "L2 norm of the gradient of the loss on the stimulus"),
         number("nats_per_token", "loss on the stimulus", "nats per token"),
-        maybe("evaluations", "candidates that a search has evaluated"),
-        maybe("tokens_changed", "share of the tokens that a search has changed", "share"),
+        maybe("evaluations", "candidates that a search has evaluated", needed=False),
+        maybe("tokens_changed", "share of the tokens that a search has changed", "share", needed=False),
     ),
     key=("seed", "stimulus"),
 )
