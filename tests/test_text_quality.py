@@ -233,11 +233,9 @@ def test_going_on_with_the_loop_never_lowers_its_share(words: list[str], unit: l
     text = words + unit * copies
     length = slow_loop(text)
     period = next(p for p in range(1, length) if all(text[-i] == text[-i - p] for i in range(1, length - p + 1)))
-    shares = [loop_share(text)]
-    for _ in range(more):
+    for longer in range(length + 1, length + 1 + more):
         text = [*text, text[-period]]
-        shares.append(loop_share(text))
-    assert shares == sorted(shares)
+        assert loop_share(text) >= longer / len(text)  # above it where the text happens to end in another loop, for a while
 
 
 @given(WORDS, UNIT)
