@@ -59,8 +59,8 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_record_is_complete(attacked: Path) -> None:
     assert {f.name for f in attacked.iterdir()} == {
-        paths.CONFIG, paths.MANIFEST, tables.METRICS, paths.SUMMARY, paths.SPECTRA, paths.STIMULUS, paths.STIMULUS_TEXT,
-        tables.STIMULI, tables.DIRECTIONS, paths.SUBJECT,
+        paths.CONFIG, paths.MANIFEST, tables.METRICS.file, paths.SUMMARY, paths.SPECTRA, paths.STIMULUS, paths.STIMULUS_TEXT,
+        tables.STIMULI.file, tables.DIRECTIONS.file, paths.SUBJECT,
     }  # fmt: skip
     summary, manifest = summary_of(attacked), manifest_of(attacked)
     assert summary["exit_state"] == manifest["exit_state"] == "done"
