@@ -182,17 +182,18 @@ def test_matched_controls_have_the_same_counts_and_histogram(seed: int, k: int) 
     (control,) = matched_random_k(weights, treated, sizes, [generator(seed)])
     assert len(control.ids) == k == len(control.ids.unique())
     assert not set(control.ids.tolist()) & set(treated.tolist())
+    same = 0
     for i in range(len(weights.sites)):
         low, high = weights.starts[i], weights.starts[i + 1]
         ours, theirs = (ids[(ids >= low) & (ids < high)] for ids in (treated, control.ids))
         assert len(ours) == len(theirs)
         histograms = [Counter((everything[ids].log() / BIN).floor().tolist()) for ids in (ours, theirs)]
-        same = sum((histograms[0] & histograms[1]).values())
-        if control.matched == 1.0:
-            assert same == len(ours)
-    norms = [float(everything[ids].norm()) for ids in (treated, control.ids)]
-    assert norms[1] == pytest.approx(norms[0], rel=0.05)
-    assert control.matched > 0.8
+        same += sum((histograms[0] & histograms[1]).values())
+    assert same >= round(k * control.matched)  # what is nearest instead may be another's size
+    if k >= 100:  # of few, all may be the largest of their matrices
+        norms = [float(everything[ids].norm()) for ids in (treated, control.ids)]
+        assert norms[1] == pytest.approx(norms[0], rel=0.05)
+        assert control.matched > 0.8
 
 
 def test_what_has_no_match_gets_the_nearest_and_says_so() -> None:
