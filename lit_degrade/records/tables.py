@@ -582,11 +582,13 @@ BENCHMARK_ITEMS = Schema(
         Column("gold", "text", "the right answer: its number, or the text", "", needed=False),
         Column("chosen", "text", "number of the answer of the highest log-likelihood", "", needed=False),
         maybe("chosen_norm", "number of the answer of the highest log-likelihood per character", needed=False),
-        truth("correct*", "whether that is right", needed=False),
+        maybe("correct*", "whether that is right", needed=False),
         maybe("log_likelihood*", "of the answers, in their order", "nats", needed=False),
         maybe("tokens", "of the text that was to be foretold", "tokens", needed=False),
+        label("filter", "by which lm-evaluation-harness reads the answer", needed=False),
+        Column("responses", "text", "what lm-evaluation-harness read, as JSON", "", needed=False),
     ),
-    key=("variant", "level_index", "repetition", "benchmark", "item"),
+    key=("variant", "level_index", "repetition", "benchmark", "item", "filter"),
 )
 VARIANTS = Schema(
     "variants.csv",
