@@ -3,6 +3,7 @@
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from test_runs import manifest_of, run, summary_of
 
 from lit_degrade.cli import main
 from lit_degrade.measures.perplexity import likelihood
+from lit_degrade.modules import ExchangeRateModule
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings
 from lit_degrade.perturbations.edits import Dose, perturbed
 from lit_degrade.perturbations.exchange import TOLERANCE, dose_range, find_dose
@@ -52,6 +54,25 @@ def test_every_dose_is_what_the_subject_measures_under_it(tmp_path: Path) -> Non
     assert manifest["sha256"]["subject_after"] == manifest["sha256"]["subject"]
     assert summary_of(folder)["doses"] == 6
     assert summary_of(folder)["tied_embedding"] is False
+
+
+def test_a_level_that_is_asked_for_twice_loses_no_run(tmp_path: Path) -> None:
+    rows = rows_of(run(tmp_path, *ZERO, "--model.levels", "[0.5, 0.5]", verb=EVALUATE) / tables.DOSES)
+    assert [row["level"] for row in rows] == ["0.5", "0.5"]
+
+
+def test_damage_that_is_left_behind_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The walk compares the weights, whatever a module forgets."""
+    measure = ExchangeRateModule.measure
+
+    def careless(self: ExchangeRateModule, piece: Any) -> None:
+        measure(self, piece)
+        next(self.model.parameters()).data[0] += 1
+
+    monkeypatch.setattr(ExchangeRateModule, "measure", careless)
+    args = ["--model.methods", "zero", "--model.targets", "mlp", "--results", str(tmp_path)]
+    with pytest.raises(RuntimeError, match="the subject's weights are not what they were"):
+        main([*EXCHANGE, *args])
 
 
 def test_without_a_perturbation_the_subject_is_measured_as_it_is(tmp_path: Path) -> None:

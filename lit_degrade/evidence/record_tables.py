@@ -77,11 +77,11 @@ def _parsed(text: str, schema: Schema) -> tuple[pd.DataFrame, list[str]]:
 
 def _typed(cells: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, int]:
     """Lines of which every cell can be read, and the number of the others."""
-    words, truth_values, labels = (list(schema.names(each)) for each in ("word", "truth", "label"))
+    words, truth_values, labels = (schema.names(each) for each in ("word", "truth", "label"))
     numeric = [name for name in cells if name not in (*words, *truth_values, *labels)]
     numbers = cells[numeric].apply(pd.to_numeric, errors="coerce").astype(float)
     bad = (numbers.isna() & ~cells[numeric].isin(["", "nan"])).any(axis=1) | (cells[words] == "").any(axis=1)
-    bad |= numbers[list(schema.names("number"))].isna().any(axis=1)
+    bad |= numbers[schema.names("number")].isna().any(axis=1)
     truths = cells[truth_values].apply(lambda column: column.str.lower().map(_TRUTH))
     bad |= truths.isna().any(axis=1)
     typed = cells.assign(**numbers.mask(cells[numeric] == "nan", np.inf), **truths)

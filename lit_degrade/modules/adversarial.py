@@ -95,7 +95,6 @@ class AdversarialModule(MeasuringModule):
         if not prompt.strip():
             raise UserError('the prompt is empty: --model.prompt "TEXT".')
         self.query, self.decoding = Query(prompt, derive(seed, "sample", "prompt")), decoding
-        self.cells = [*self._embedding_cells(), *self._token_cells()]
         self.rows: list[dict[str, Any]] = []
         self.token_rows: list[dict[str, Any]] = []
         self.short = 0
@@ -136,7 +135,7 @@ class AdversarialModule(MeasuringModule):
                 f"token_changes={self.counts}: the prompt has {len(self.said.prompt_ids)} tokens, too few to change as many. "
                 "Use a longer prompt."
             )
-        return self.cells
+        return [*self._embedding_cells(), *self._token_cells()]
 
     def _refuse_without_gradient(self) -> None:
         """Raise: UserError where no gradient comes through to the inputs."""

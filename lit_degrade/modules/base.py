@@ -147,8 +147,8 @@ class SubjectModule(pl.LightningModule):
         return lineage[0].get(measure)
 
     def progress(self, description: str, total: int) -> Progress:
-        """Progress bar of a stage."""
-        return Progress(description, total, self.show_progress)
+        """Progress bar of a stage; nothing is shown without a description."""
+        return Progress(description, total, self.show_progress and bool(description))
 
     def adopt(self, subject: Subject) -> None:
         """Make a subject this module's own, so that Lightning sees its parameters, and cut the probe text for it."""

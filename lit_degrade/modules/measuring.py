@@ -9,7 +9,6 @@ from torch.utils.data import DataLoader
 
 from lit_degrade.measures.perplexity import Likelihood, likelihood
 from lit_degrade.modules.base import SubjectModule
-from lit_degrade.modules.progress import Progress
 
 
 class MeasuringModule(SubjectModule):
@@ -64,7 +63,7 @@ class MeasuringModule(SubjectModule):
         self.keep_hash()
         self.before = self.measure_intact()
         self.record.add(**self.facts(), probe_tokens=self.before.tokens, **self.before.facts("pre"))
-        self.bar = Progress(self.doing, len(self.work), self.show_progress and bool(self.doing))
+        self.bar = self.progress(self.doing, len(self.work))
         self.bar.__enter__()
 
     def test_step(self, batch: int, batch_idx: int) -> None:

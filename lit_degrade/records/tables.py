@@ -49,9 +49,9 @@ class Schema:
 
     __fspath__ = __str__
 
-    def names(self, *kinds: Kind) -> tuple[str, ...]:
-        """Columns of some kinds that a table must have to be read."""
-        return tuple(column.name for column in self.columns if column.needed and column.kind in kinds)
+    def names(self, kind: Kind) -> list[str]:
+        """Columns of a kind that a table must have to be read."""
+        return [column.name for column in self.columns if column.needed and column.kind == kind]
 
     def column(self, name: str) -> Column | None:
         """What a column is, or None if the table has no such column."""
@@ -59,7 +59,10 @@ class Schema:
         return next(found, None)
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Raise: ValueError for rows that do not fit: unknown, missing or wrongly filled columns, or lines with one key."""
+        """Raise: ValueError for rows that do not fit: unknown, missing or wrongly filled columns.
+
+        Rows with one key are no fault of a run that was asked for one thing twice; what reads them counts the first.
+        """
         for name in dict.fromkeys(name for row in rows for name in row):
             column = self.column(name)
             if column is None:
@@ -70,9 +73,6 @@ class Schema:
         for row in rows:
             if lacking := [column.name for column in self.columns if column.needed and column.name not in row]:
                 raise ValueError(f"{self}: a row lacks {', '.join(lacking)}: {dict(row)}")
-        keys = [tuple(row.get(name) for name in self.key) for row in rows]
-        if len(set(keys)) < len(keys):
-            raise ValueError(f"{self}: two rows have one key ({', '.join(self.key)})")
 
 
 def _fits(value: Any, kind: Kind) -> bool:
@@ -164,10 +164,10 @@ STIMULI = Schema(
     (
         number("seed", "of the stimulus"),
         word("stimulus", "of `list stimuli`, or random_swap: as many random changes as the search made"),
-        number("null_energy", "share of the squared gradient that lies in the null space", "share"),
-        number("signal_energy", "share of the squared gradient that lies in the signal subspace", "share"),
-        number("gradient_norm", "L2 norm of the gradient of the loss on the stimulus"),
-        number("nats_per_token", "loss on the stimulus", "nats per token"),
+        maybe("null_energy", "share of the squared gradient that lies in the null space", "share"),
+        maybe("signal_energy", "share of the squared gradient that lies in the signal subspace", "share"),
+        maybe("gradient_norm", "L2 norm of the gradient of the loss on the stimulus"),
+        maybe("nats_per_token", "loss on the stimulus", "nats per token"),
         maybe("evaluations", "candidates that a search has evaluated", needed=False),
         maybe("tokens_changed", "share of the tokens that a search has changed", "share", needed=False),
     ),
@@ -178,12 +178,12 @@ DIRECTIONS = Schema(
     "the certificate of a null direction v, measured with the Hessian H",
     (
         number("direction", "number of the direction, from 0"),
-        number("hv_norm", "‖Hv‖"),
-        number("rayleigh", "vᵀHv"),
-        number("hv_norm_over_lambda_max", "‖Hv‖ / |λ_max|"),
-        number("rayleigh_over_lambda_max", "vᵀHv / |λ_max|"),
-        number("hv_norm_over_random_median", "‖Hv‖ / its median over random directions"),
-        number("share_of_random_below", "share of the random directions with a smaller ‖Hv‖", "share"),
+        maybe("hv_norm", "‖Hv‖"),
+        maybe("rayleigh", "vᵀHv"),
+        maybe("hv_norm_over_lambda_max", "‖Hv‖ / |λ_max|"),
+        maybe("rayleigh_over_lambda_max", "vᵀHv / |λ_max|"),
+        maybe("hv_norm_over_random_median", "‖Hv‖ / its median over random directions"),
+        maybe("share_of_random_below", "share of the random directions with a smaller ‖Hv‖", "share"),
     ),
     key=("direction",),
 )
