@@ -54,7 +54,7 @@ def _verb(args: list[str]) -> int | None:
 
         return sweep(args[1:])
     elif args[0] == "report":
-        from lit_degrade.evidence.report import report
+        from lit_degrade.evidence.pages.report import report
 
         return report(args[1:])
     elif args[0] in VERBS:

@@ -47,7 +47,7 @@ def _tasks() -> dict[str, str]:
 
 
 def _claims() -> dict[str, str]:
-    from lit_degrade.evidence.claims import shipped_designs
+    from lit_degrade.evidence.claims.claims import shipped_designs
 
     return {f"{design.experiment}/{claim.name}": claim.says for design in shipped_designs() for claim in design.claims}
 

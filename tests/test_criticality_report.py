@@ -20,31 +20,37 @@ from test_report import Page
 from lit_degrade.cli import main
 from lit_degrade.criticality import catalog
 from lit_degrade.criticality.stability import agreement
-from lit_degrade.evidence import outcomes
-from lit_degrade.evidence.criticality import (
-    CRITICALITY,
+from lit_degrade.evidence.claims.sections import Section
+from lit_degrade.evidence.numbers.statistics import difference_interval, holm, t_interval
+from lit_degrade.evidence.pages.topics import TOPICS
+from lit_degrade.evidence.reading import words as outcomes
+from lit_degrade.evidence.reading.record_tables import Tables
+from lit_degrade.evidence.reading.words import METRICS
+from lit_degrade.evidence.topics.effects.rows import (
     MATCHED,
     Cell,
     cells_of,
     difference,
     excess,
     ranked,
-    read_criticality,
 )
-from lit_degrade.evidence.criticality_tables import (
-    effect_rows,
-    effect_tables,
-    effects_markdown,
-    likeness_of,
-    stability_rows,
-    stability_tables,
-)
-from lit_degrade.evidence.figures.maps import map_plates
-from lit_degrade.evidence.outcomes import METRICS
-from lit_degrade.evidence.rankings import agreement_of_runs
-from lit_degrade.evidence.statistics import difference_interval, holm, t_interval
+from lit_degrade.evidence.topics.effects.tables import effect_rows, effect_tables
+from lit_degrade.evidence.topics.maps.figures import map_plates
+from lit_degrade.evidence.topics.stability.tables import stability_rows, stability_tables
 from lit_degrade.records.paths import RANKINGS
-from lit_degrade.records.tables import ABLATION, CLUSTERS, EFFECTS, SCORES, STABILITY, SUPER_WEIGHTS
+from lit_degrade.records.tables import (
+    ABLATION,
+    CLUSTER_EFFECTS,
+    CLUSTERS,
+    CORRELATIONS,
+    EFFECTS,
+    SCORES,
+    SPIKES,
+    STABILITY,
+    SUPER_WEIGHTS,
+)
+
+CRITICALITY = (EFFECTS, STABILITY, SCORES, ABLATION, CORRELATIONS, SUPER_WEIGHTS, SPIKES, CLUSTERS, CLUSTER_EFFECTS)
 
 Damages = dict[tuple[str, str], list[Any]]
 """Metric and arm -> damage of its draws at k = 10."""
@@ -266,7 +272,7 @@ def test_a_metric_whose_set_destroys_the_subject_comes_first(tmp_path: Path) -> 
     assert [cell.metric for cell, _ in order] == ["magnitude", "act_mag"]
     found = section(tmp_path)
     *_, best = effect_tables(found.tables[EFFECTS], found.groups, "x.csv")
-    assert best.rows[0][5].endswith(", 1 of 3 not finite")
+    assert best.rows[0][5].endswith(", 1 not finite")
 
 
 def test_p_is_adjusted_over_metrics_and_k(tmp_path: Path) -> None:
@@ -298,7 +304,7 @@ def test_excess_does_not_depend_on_what_both_arms_lose(top: float, control: list
 
 
 def made_group(rows: pd.DataFrame) -> Any:
-    from lit_degrade.evidence.groups import Group
+    from lit_degrade.evidence.reading.groups import Group
 
     return Group("all runs", {}, rows)
 
@@ -383,12 +389,18 @@ def test_damage_that_is_not_finite_is_a_cross_with_its_share(tmp_path: Path) -> 
     assert "with their share: not finite, or beyond 1e100 (magnitude: 2)." in plate.caption
 
 
+def between_runs(found: Section) -> pd.DataFrame:
+    """Lines about rankings of two runs."""
+    table = found.table(STABILITY)
+    return table[table["kind"] == "runs"] if len(table) else table
+
+
 def test_rankings_of_runs_are_compared_pair_by_pair(tmp_path: Path) -> None:
     lists = {1: [[0, 5], [1, 5], [0, 7]], 2: [[0, 5], [0, 7], [1, 9]], 3: [[0, 5], [1, 5], [0, 7]]}
     for seed, rows in lists.items():
         folder = scored(tmp_path, made.effects(["magnitude"], (1, 3, 10)), seed=seed)
         made.rankings(folder, {"magnitude": rows, "act_mag": rows[:2]} if seed < 3 else {"magnitude": rows}, weights=100)
-    found = section(tmp_path).agreement
+    found = between_runs(section(tmp_path))
     assert found.groupby(["metric", "k"]).size().to_dict() == {("magnitude", 1): 3, ("magnitude", 3): 3, ("act_mag", 1): 1}
     expected = agreement(np.array([1, 2, 3]), np.array([1, 3, 4]), 100)
     at_three = found[found["k"] == 3].sort_values("jaccard")
@@ -418,13 +430,13 @@ def test_rankings_that_cannot_be_compared_are_named(case: str, tmp_path: Path) -
         made.rankings(last, **({"ranked": {"magnitude": [[0, 1]]}} | content))
     found = section(tmp_path)
     assert any(last.name in caution and expected in caution for caution in found.cautions), found.cautions
-    assert len(found.agreement) == 1
+    assert len(between_runs(found)) == 1
 
 
 def test_runs_of_other_groups_are_not_compared(tmp_path: Path) -> None:
     for subject in ("tiny-60k", "tiny-1m"):
         made.rankings(scored(tmp_path, made.effects(["magnitude"], (1,)), subject=subject), {"magnitude": [[0, 1]]})
-    assert not len(section(tmp_path).agreement)
+    assert not len(between_runs(section(tmp_path)))
 
 
 def test_the_matrix_has_metrics_beside_and_batches_on_the_diagonal(tmp_path: Path) -> None:
@@ -483,7 +495,7 @@ def test_the_table_of_stability_has_batches_beside_runs(tmp_path: Path) -> None:
         )
         made.rankings(folder, {"act_mag": [[0, i] for i in range(12)], "magnitude": [[0, 100 * seed + i] for i in range(12)]})
     found = section(tmp_path)
-    (table,) = stability_tables(likeness_of(found), found.groups, "x.csv")
+    (table,) = stability_tables(found.table(STABILITY), found.groups, "x.csv")
     rows = {(row[0], row[1]): row[2:] for row in table.rows}
     lines = found.tables[STABILITY].query("kind == 'batches' and metric == 'act_mag'")["jaccard_corrected"]
     assert rows["magnitude × activation", "10"][0] == f"{lines.mean():.3g}"
@@ -491,7 +503,7 @@ def test_the_table_of_stability_has_batches_beside_runs(tmp_path: Path) -> None:
     chance = agreement(np.arange(10), np.arange(10, 20), 1000).jaccard_corrected
     assert rows["magnitude", "10"][:4] == ["", "", "", ""]
     assert rows["magnitude", "10"][4:] == [f"{chance:.3g}", f"{-20 / 29:.3g}", "0", "1"]
-    written = pd.DataFrame(stability_rows(likeness_of(found), found.groups)).set_index(["kind", "metric", "other"])
+    written = pd.DataFrame(stability_rows(found.table(STABILITY), found.groups)).set_index(["kind", "metric", "other"])
     assert written.loc[("metrics", "magnitude", "act_mag"), "pairs"] == 2
     row = written.loc[("batches", "act_mag", "act_mag")]
     assert (row["jaccard_corrected_mean"], row["jaccard_corrected_max"]) == pytest.approx((lines.mean(), lines.max()))
@@ -502,7 +514,7 @@ def test_an_undefined_tau_is_not_there(tmp_path: Path) -> None:
     scored(tmp_path, made.effects(["act_mag"], (1,)), [row | {"kendall_tau": "nan"} for row in rows])
     found = section(tmp_path)
     assert found.tables[STABILITY]["kendall_tau"].isna().all()
-    (table,) = stability_tables(likeness_of(found), found.groups, "x.csv")
+    (table,) = stability_tables(found.table(STABILITY), found.groups, "x.csv")
     assert table.rows[0][3] == ""
 
 
@@ -535,11 +547,21 @@ def rows_of(folder: Path) -> pd.DataFrame:
     return pd.DataFrame({"run_id": ["a"], "folder": [str(folder)], "state": ["done"], "filtered": [False]})
 
 
+def criticality(folder: Path) -> tuple[Tables, list[str]]:
+    """What all topics of criticality read of one run."""
+    tables, cautions = Tables(), list[str]()
+    for topic in (it for it in TOPICS if it.name in ("maps", "effects", "stability", "clusters", "super_weights")):
+        own, faults = topic.read_from(rows_of(folder), [])
+        tables |= own
+        cautions += faults
+    return tables, cautions
+
+
 def test_words_that_may_be_empty_are_read_as_such(tmp_path: Path) -> None:
     site = {"parameter": "embed", "component": "", "depth": "", "weights": 4}
     made.table(tmp_path, SCORES, [{"metric": "random", **site, "mean": 0.5, "sd": 0.1, "zeros": 0, "q50": "", "top_10": 3}])
     made.table(tmp_path, CLUSTERS, [site | dict.fromkeys(("kmeans", "dbscan", "x", "y"), 1.0) | {"silhouette": "nan"}])
-    found, cautions = read_criticality(rows_of(tmp_path))
+    found, cautions = criticality(tmp_path)
     assert not cautions
     assert found[SCORES]["component"].tolist() == [""]
     assert found[SCORES][["depth", "q50"]].isna().all(axis=None)
@@ -549,29 +571,28 @@ def test_words_that_may_be_empty_are_read_as_such(tmp_path: Path) -> None:
 def test_no_super_weights_are_a_result(tmp_path: Path) -> None:
     names = [column.name for column in SUPER_WEIGHTS.columns if column.needed]
     (tmp_path / SUPER_WEIGHTS).write_text(",".join(names) + "\n")
-    found, cautions = read_criticality(rows_of(tmp_path))
+    found, cautions = criticality(tmp_path)
     assert (len(found[SUPER_WEIGHTS]), cautions) == (0, [])
 
 
 def test_published_super_weights_that_no_search_found_are_kept(tmp_path: Path) -> None:
     (row,) = made_maps.super_weights(found=1)
     made.table(tmp_path, SUPER_WEIGHTS, [row, row | {"row": 9, "order": ""}])
-    found, cautions = read_criticality(rows_of(tmp_path))
+    found, cautions = criticality(tmp_path)
     assert not cautions
     assert found[SUPER_WEIGHTS]["order"].tolist() == pytest.approx([1, math.nan], nan_ok=True)
 
 
 def test_every_table_may_be_missing(tmp_path: Path) -> None:
-    found, cautions = read_criticality(rows_of(tmp_path))
+    found, cautions = criticality(tmp_path)
     assert cautions == []
     assert {schema: len(table) for schema, table in found.items()} == dict.fromkeys(CRITICALITY, 0)
-    assert not len(agreement_of_runs([], found)[0])
 
 
 def test_a_wrong_table_is_named(tmp_path: Path) -> None:
     for schema in CRITICALITY:
         (tmp_path / schema).write_text("a,b\n1,2\n")
-    found, cautions = read_criticality(rows_of(tmp_path))
+    found, cautions = criticality(tmp_path)
     assert [caution.split(" cannot")[0] for caution in cautions] == [f"a: {schema}" for schema in CRITICALITY]
     assert not any(map(len, found.values()))
 
@@ -631,16 +652,6 @@ def test_a_report_has_tables_and_figures(written: Path) -> None:
     assert set(stability_csv["kind"]) == {"batches", "metrics", "runs"}
     links = [link for link in Page(page).links if not link.startswith(("data:", "#"))]
     assert all((written / link).exists() for link in links)
-
-
-def test_effects_can_be_pasted(tmp_path: Path) -> None:
-    for subject in ("tiny-1m", "tiny-60k"):
-        scored(tmp_path, made.effects(["magnitude", "act_mag"], (1, 10)), subject=subject)
-    text = effects_markdown([tmp_path])
-    assert text.index("tiny-60k") < text.index("tiny-1m")
-    assert text.count("| metric | 1 [nats/token] | 10 [nats/token] |") == 2 * 2 * 2
-    made.record(tmp_path / "other", "criticality")
-    assert effects_markdown([tmp_path / "other"]) == ""
 
 
 def test_labels_are_of_what_the_catalogue_has() -> None:

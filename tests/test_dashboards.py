@@ -15,13 +15,14 @@ from loopback import Client, LoopbackServer
 from PIL import Image
 
 from lit_degrade.errors import UserError
-from lit_degrade.evidence import wandb_report
-from lit_degrade.evidence.claims import shipped_designs
-from lit_degrade.evidence.dashboards import SPEC, save_dashboards, spec_of
-from lit_degrade.evidence.groups import OutlierFilter
-from lit_degrade.evidence.runs import read_runs
-from lit_degrade.evidence.sections import Section, make_sections
-from lit_degrade.evidence.wandb_report import build_report
+from lit_degrade.evidence.claims.claims import shipped_designs
+from lit_degrade.evidence.claims.sections import Section
+from lit_degrade.evidence.pages import wandb_report
+from lit_degrade.evidence.pages.dashboards import SPEC, save_dashboards, spec_of
+from lit_degrade.evidence.pages.sections import make_sections
+from lit_degrade.evidence.pages.wandb_report import build_report
+from lit_degrade.evidence.reading.groups import OutlierFilter
+from lit_degrade.evidence.reading.runs import read_runs
 from lit_degrade.records.conditions import conditions, config_key
 
 KEY = "0123456789" * 4
@@ -205,19 +206,19 @@ def test_what_cannot_work_is_one_line(section: Section, tmp_path: Path, monkeypa
         save_dashboards([section], {}, tmp_path, online=False)
     monkeypatch.setitem(sys.modules, "wandb_workspaces.reports.v2", None)
     for name in ("dashboards", "wandb_report"):
-        monkeypatch.delitem(sys.modules, f"lit_degrade.evidence.{name}")
+        monkeypatch.delitem(sys.modules, f"lit_degrade.evidence.pages.{name}")
     with pytest.raises(UserError, match=r"pip install 'lit_degrade\[reports\]'"):
-        importlib.import_module("lit_degrade.evidence.dashboards")
+        importlib.import_module("lit_degrade.evidence.pages.dashboards")
 
 
 SAVE = """
 import json, os, sys
 from pathlib import Path
 from lit_degrade.errors import UserError
-from lit_degrade.evidence.claims import shipped_designs
-from lit_degrade.evidence.dashboards import save_dashboards
-from lit_degrade.evidence.runs import read_runs
-from lit_degrade.evidence.sections import make_sections
+from lit_degrade.evidence.claims.claims import shipped_designs
+from lit_degrade.evidence.pages.dashboards import save_dashboards
+from lit_degrade.evidence.reading.runs import read_runs
+from lit_degrade.evidence.pages.sections import make_sections
 
 folder, picture, config = sys.argv[1:]
 sections = make_sections(read_runs([Path(folder)]), shipped_designs())

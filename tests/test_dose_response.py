@@ -13,16 +13,20 @@ from scipy import stats
 from test_report import Page
 
 from lit_degrade.cli import main
-from lit_degrade.evidence import doses, exchange_rates
-from lit_degrade.evidence.dose_tables import dose_tables, level_words, rate_tables
-from lit_degrade.evidence.figures import compose
-from lit_degrade.evidence.figures.panels import Plate
-from lit_degrade.evidence.markdown import exchange_rates_markdown
-from lit_degrade.evidence.outcomes import METHODS, TEXT_MEASURES
-from lit_degrade.evidence.runs import read_runs
-from lit_degrade.evidence.sections import Section, make_sections
+from lit_degrade.evidence.claims.sections import Section
+from lit_degrade.evidence.drawing.panels import Plate
+from lit_degrade.evidence.pages.figures import compose
+from lit_degrade.evidence.pages.sections import make_sections
+from lit_degrade.evidence.reading.estimates import estimate, observations
+from lit_degrade.evidence.reading.runs import read_runs
+from lit_degrade.evidence.reading.variants import by_level, level_words, variants_of
+from lit_degrade.evidence.reading.words import METHODS, TEXT_MEASURES
+from lit_degrade.evidence.topics.doses.rows import dose_rows
+from lit_degrade.evidence.topics.doses.tables import dose_tables
+from lit_degrade.evidence.topics.exchange_rates.rows import rates_of
+from lit_degrade.evidence.topics.exchange_rates.tables import rate_tables
 from lit_degrade.perturbations import catalog
-from lit_degrade.records.tables import DOSES, EXCHANGE_RATES
+from lit_degrade.records.tables import DAMAGE, DOSES, EXCHANGE_RATES
 
 TARGETS = ["attn", "mlp", "embed", "all"]
 
@@ -74,28 +78,28 @@ def frame(values: list[float], runs: list[str], random: bool) -> pd.DataFrame:
 
 def test_random_repetitions_count_each_and_identical_ones_once() -> None:
     runs = ["a", "a", "b", "b"]
-    assert list(doses.observations(frame([1.0, 2, 3, 4], runs, True), "x")) == [1, 2, 3, 4]
-    assert list(doses.observations(frame([1.0, 1, 3, 3], runs, False), "x")) == [1, 3]
-    assert list(doses.observations(frame([0.1, 0.1, 0.1, 0.1], runs, False), "x")) == [0.1]
-    assert list(doses.observations(frame([np.inf] * 4, runs, False), "x")) == [np.inf]
-    assert list(doses.observations(frame([1.0, np.nan, 3, np.inf], runs, True), "x")) == [1, 3, np.inf]
-    assert not len(doses.observations(frame([1.0], ["a"], True), "y"))
+    assert list(observations(frame([1.0, 2, 3, 4], runs, True), "x")) == [1, 2, 3, 4]
+    assert list(observations(frame([1.0, 1, 3, 3], runs, False), "x")) == [1, 3]
+    assert list(observations(frame([0.1, 0.1, 0.1, 0.1], runs, False), "x")) == [0.1]
+    assert list(observations(frame([np.inf] * 4, runs, False), "x")) == [np.inf]
+    assert list(observations(frame([1.0, np.nan, 3, np.inf], runs, True), "x")) == [1, 3, np.inf]
+    assert not len(observations(frame([1.0], ["a"], True), "y"))
 
 
 def test_an_estimate_is_students_over_what_is_finite_and_counts_the_rest() -> None:
     values = np.array([1.0, 2.0, 4.0, np.inf])
-    found = doses.estimate(values)
+    found = estimate(values)
     half = stats.t.ppf(0.975, 2) * values[:3].std(ddof=1) / np.sqrt(3)
     assert (found.n, found.diverged, found.mean) == (4, 1, pytest.approx(7 / 3))
     assert (found.interval.low, found.interval.high) == (pytest.approx(7 / 3 - half), pytest.approx(7 / 3 + half))
-    assert np.isnan(doses.estimate(np.array([np.inf])).mean)
+    assert np.isnan(estimate(np.array([np.inf])).mean)
 
 
 def test_damage_grows_along_the_levels(tmp_path: Path) -> None:
     dosed(tmp_path)
-    found = section(tmp_path).doses
-    for variant in doses.variants_of(found):
-        levels = [level for level, _ in doses.by_level(found, variant)]
+    found = section(tmp_path).table(DOSES)
+    for variant in variants_of(found):
+        levels = [level for level, _ in by_level(found, variant)]
         assert levels == list(made.VARIANTS[variant.name][2])
 
 
@@ -103,12 +107,12 @@ def test_rows_of_a_summary_are_over_repetitions_and_seeds(tmp_path: Path) -> Non
     for seed in (43, 44):
         dosed(tmp_path, made.doses(["gauss_attn", "quant_attn"], 3, seed), seed=seed)
     found = section(tmp_path)
-    table = pd.DataFrame(doses.dose_rows(found.doses, found.groups)).set_index(["variant", "level"])
+    table = pd.DataFrame(dose_rows(found.table(DOSES), found.groups)).set_index(["variant", "level"])
     assert table.loc[("gauss_attn", 0.0), "log_perplexity_ratio_n"] == 1  # both runs give the intact subject
     assert table.loc[("gauss_attn", 1.4), "log_perplexity_ratio_n"] == 6
     assert table.loc[("quant_attn", 4.0), "log_perplexity_ratio_n"] == 2
-    values = found.doses.query("variant == 'gauss_attn' and level == 1.4")["log_perplexity_ratio"]
-    assert table.loc[("gauss_attn", 1.4), "log_perplexity_ratio_mean"] == pytest.approx(values.mean())
+    values = found.table(DOSES).query("variant == 'gauss_attn' and level == 1.4")["log_perplexity_ratio"]
+    assert table.loc[("gauss_attn", 1.4), "log_perplexity_ratio"] == pytest.approx(values.mean())
     assert table.loc[("gauss_attn", 1.4), "dreams_it.distinct_2_n"] == 6
 
 
@@ -177,7 +181,7 @@ def test_what_is_not_finite_is_a_cross_with_its_share_and_in_no_mean(tmp_path: P
     assert "not finite, or beyond 1e100 (gauss attn: 3; bits all: 5)" in found["doses"].caption
     assert crosses(found["doses_gauss_attn_dreams_it"].figure) == ["1/3"]  # nan was measured, empty cells were not
     made_section = section(tmp_path)
-    (table,) = dose_tables(made_section.doses, made_section.groups, "x.csv")
+    (table,) = dose_tables(made_section.table(DOSES), made_section.groups, "x.csv")
     cells = {(row[0], row[3]): row for row in table.rows}
     assert cells["gauss attn", "1.4"][5].startswith("3 [")
     assert cells["gauss attn", "1.4"][5].endswith(", 3 not finite")
@@ -236,7 +240,7 @@ def test_exchange_rates_are_geometric_means_of_what_was_reached(tmp_path: Path) 
     rows[0] |= {"reached": False, "level": "", "relative_norm": "", "nats_at_maximum": "inf"}
     exchanged(tmp_path, rows)
     found = section(tmp_path)
-    rates = {(rate.method, rate.target): rate for rate in exchange_rates.rates_of(found.rates, found.groups[0])}
+    rates = {(rate.method, rate.target): rate for rate in rates_of(found.table(EXCHANGE_RATES), found.groups[0])}
     some, quantised, never = rates["mult_gauss", "attn"], rates["uni_quant", "attn"], rates["bit_flip", "attn"]
     norms = np.array([row["relative_norm"] for row in rows[1:3]])
     assert (some.norm.n, some.missed, some.norm.mean) == (2, 1, pytest.approx(float(np.sqrt(norms.prod()))))
@@ -244,7 +248,7 @@ def test_exchange_rates_are_geometric_means_of_what_was_reached(tmp_path: Path) 
     assert some.norm.interval.high == pytest.approx(some.norm.mean * np.exp(half))
     assert (quantised.norm.n, quantised.missed) == (1, 0)
     assert (never.norm.n, never.missed, never.nats_at_maximum) == (0, 3, pytest.approx(0.03))
-    (table,) = rate_tables(found.rates, found.groups, "x.csv")
+    (table,) = rate_tables(found.table(EXCHANGE_RATES), found.groups, "x.csv")
     assert table.head[:2] == ["target", "multiplicative noise [× each weight]"]
     assert table.rows[0][1].endswith(", 1 of 3 not reached")
     assert table.rows[0][3] == "not reached: 0.03"
@@ -289,7 +293,7 @@ def test_doses_that_go_in_steps_and_endless_changes_are_marked_as_such(tmp_path:
     assert "4 pairs cost something else by more than a fifth" in plate.caption
     assert "Filled markers at the right edge: over 100 times the weights" in plate.caption
     found = section(tmp_path)
-    (table,) = rate_tables(found.rates, found.groups, "x.csv")
+    (table,) = rate_tables(found.table(EXCHANGE_RATES), found.groups, "x.csv")
     assert [row[2] for row in table.rows] == ["2 (costs 0.386)"] * 2
     assert [row[3] for row in table.rows] == ["1e-07 [1e-07, 1e-07] (costs more than any number)"] * 2
 
@@ -338,7 +342,7 @@ def test_broken_doses_are_named_and_the_rest_is_shown(case: str, tmp_path: Path)
     folder = dosed(tmp_path)
     (folder / DOSES).write_bytes(content)
     found = section(tmp_path)
-    assert len(found.doses) == left
+    assert len(found.table(DOSES)) == left
     assert any(expected in caution for caution in found.cautions), found.cautions
     assert ("doses" in plates(tmp_path)) == bool(left)
 
@@ -350,7 +354,7 @@ def test_broken_exchange_rates_are_named_and_the_rest_is_shown(tmp_path: Path) -
     rows[2]["cost"] = ""
     folder = exchanged(tmp_path, rows)
     found = section(tmp_path)
-    assert len(found.rates) == 3
+    assert len(found.table(EXCHANGE_RATES)) == 3
     assert f"{folder.name}: {EXCHANGE_RATES}: left out 2 of 6 lines, with a word where" in "\n".join(found.cautions)
     assert "left out 1 lines that say they reach the cost, without a dose or norm" in "\n".join(found.cautions)
 
@@ -397,7 +401,7 @@ def test_a_report_has_tables_and_figures_of_doses(written: Path) -> None:
     for name in ("perturb/doses.png", "perturb/doses_quant_attn_iq_it.svg", "exchange/exchange_rates.png"):
         assert (written / name).is_file()
     table = pd.read_csv(written / "perturb" / "perturb_summary_doses.csv")
-    assert {"variant", "level", "log_perplexity_ratio_low", "dreams_it.distinct_2_mean"} <= set(table)
+    assert {"variant", "level", "log_perplexity_ratio_low", "dreams_it.distinct_2"} <= set(table)
     rates = pd.read_csv(written / "exchange" / "exchange_summary_exchange_rates.csv")
     assert set(rates["subject"]) == {"tiny-60k", "tiny-1m"}
     assert rates["n_not_reached"].sum() == 2 * 2 * 2
@@ -410,27 +414,15 @@ def test_links_of_the_page_lead_somewhere(written: Path) -> None:
         assert link.startswith("data:") or (link[1:] in page.ids if link.startswith("#") else (written / link).exists()), link
 
 
-def test_exchange_rates_can_be_pasted(tmp_path: Path) -> None:
-    for subject in ("tiny-1m", "tiny-60k"):
-        exchanged(tmp_path, made.exchange_rates(["mult_gauss", "ablation"], ["attn", "mlp"], 2), subject=subject)
-    text = exchange_rates_markdown([tmp_path])
-    assert text.index("tiny-60k") < text.index("tiny-1m")
-    assert text.count("| target | multiplicative noise [× each weight] | random ablation [share of weights] |") == 2
-    dosed(tmp_path / "other")
-    assert exchange_rates_markdown([tmp_path / "other"]) == ""
-
-
 def test_levels_are_written_as_numbers() -> None:
     assert [level_words(level) for level in (float("inf"), 1024, 0.25, 0, 1e-8)] == ["∞", "1024", "0.25", "0", "1e-08"]
 
 
 def test_sampled_texts_of_one_set_of_weights_count_each() -> None:
     """Loss is the same in every repetition of an intact subject; what it says when sampled is not."""
-    table = pd.DataFrame(
-        {"run_id": ["a"] * 3, "random": False, doses.DAMAGE: [0.0] * 3, "dreams_it.distinct_2": [0.9, 0.8, 0.7]}
-    )
-    assert doses.observations(table, doses.DAMAGE).tolist() == [0.0]
-    assert doses.observations(table, "dreams_it.distinct_2").tolist() == [0.9, 0.8, 0.7]
+    table = pd.DataFrame({"run_id": ["a"] * 3, "random": False, DAMAGE: [0.0] * 3, "dreams_it.distinct_2": [0.9, 0.8, 0.7]})
+    assert observations(table, DAMAGE).tolist() == [0.0]
+    assert observations(table, "dreams_it.distinct_2").tolist() == [0.9, 0.8, 0.7]
 
 
 @pytest.mark.slow

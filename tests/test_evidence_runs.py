@@ -15,11 +15,11 @@ from made import config_of, damage, plan, record
 
 from lit_degrade.cli import main
 from lit_degrade.errors import UserError
-from lit_degrade.evidence.claims import shipped_designs
-from lit_degrade.evidence.groups import make_groups, varying
-from lit_degrade.evidence.runs import Runs, read_runs
-from lit_degrade.evidence.sections import make_sections
-from lit_degrade.evidence.summaries import write_summary
+from lit_degrade.evidence.claims.claims import shipped_designs
+from lit_degrade.evidence.pages.sections import make_sections
+from lit_degrade.evidence.reading.groups import make_groups, varying
+from lit_degrade.evidence.reading.runs import Runs, read_runs
+from lit_degrade.evidence.topics.outcomes.summaries import write_summary
 from lit_degrade.records.run_record import RunRecord
 
 

@@ -15,22 +15,26 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from scipy import stats
 
-from lit_degrade.evidence.bits import pattern_rows
-from lit_degrade.evidence.chapters import Table
-from lit_degrade.evidence.claims import load_designs
-from lit_degrade.evidence.fault_tables import COSTLY, attack_rows, bit_rows, collapse_rows, write_fault_tables
-from lit_degrade.evidence.figures.adversarial import adversarial_plates, curves_of, places_of
-from lit_degrade.evidence.figures.bits import bit_plates, bit_quantiles
-from lit_degrade.evidence.figures.drawings import compose
-from lit_degrade.evidence.figures.looks import PALETTE, STYLE
-from lit_degrade.evidence.figures.panels import Plate
-from lit_degrade.evidence.outcomes import ATTACKS, TOKEN_ATTACKS, outcome_of
-from lit_degrade.evidence.report import report
-from lit_degrade.evidence.runs import read_runs
-from lit_degrade.evidence.sections import Section, make_sections
+from lit_degrade.evidence.claims.claims import load_designs
+from lit_degrade.evidence.claims.sections import Section
+from lit_degrade.evidence.drawing.looks import PALETTE, STYLE
+from lit_degrade.evidence.drawing.panels import Plate
+from lit_degrade.evidence.drawing.tables import Table
+from lit_degrade.evidence.pages.figures import compose
+from lit_degrade.evidence.pages.report import report
+from lit_degrade.evidence.pages.sections import make_sections
+from lit_degrade.evidence.reading.runs import read_runs
+from lit_degrade.evidence.reading.words import ATTACKS, TOKEN_ATTACKS, outcome_of
+from lit_degrade.evidence.topics import adversarial as inputs_topic
+from lit_degrade.evidence.topics import bits as bits_topic
+from lit_degrade.evidence.topics.adversarial.figures import adversarial_plates, curves_of, places_of
+from lit_degrade.evidence.topics.adversarial.tables import attack_rows
+from lit_degrade.evidence.topics.bits.figures import bit_plates, bit_quantiles
+from lit_degrade.evidence.topics.bits.rows import pattern_rows
+from lit_degrade.evidence.topics.bits.tables import COSTLY, bit_rows, collapse_rows
 from lit_degrade.records import tables
 
-SHIPPED = Path(__file__).parents[1] / "lit_degrade" / "evidence" / "shipped"
+SHIPPED = Path(__file__).parents[1] / "lit_degrade" / "evidence" / "claims" / "shipped"
 
 
 def section(results: Path) -> Section:
@@ -73,7 +77,7 @@ def drawn(bits: Section, inputs: Section) -> dict[str, Plate]:
 @pytest.fixture(scope="module")
 def written(bits: Section, inputs: Section, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Table]]:
     folder = tmp_path_factory.mktemp("tables")
-    tables = [*write_fault_tables(bits, folder), *write_fault_tables(inputs, folder)]
+    tables = [*bits_topic.TOPIC.tables(bits, folder), *inputs_topic.TOPIC.tables(inputs, folder)]
     return folder, {table.title.removesuffix(", tiny-1m"): table for table in tables}
 
 
@@ -283,7 +287,7 @@ def test_without_tables_there_is_nothing(tmp_path: Path) -> None:
     made.record(tmp_path, "bit_search")
     found = section(tmp_path)
     assert not plates(found)
-    assert not write_fault_tables(found, tmp_path)
+    assert not [*bits_topic.TOPIC.tables(found, tmp_path), *inputs_topic.TOPIC.tables(found, tmp_path)]
     assert not list(tmp_path.glob("*.csv"))
 
 

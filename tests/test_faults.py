@@ -23,7 +23,7 @@ from test_runs import manifest_of, summary_of
 from lit_degrade.callbacks.write_record import WriteRecord
 from lit_degrade.cli import main
 from lit_degrade.errors import UserError, disk_full
-from lit_degrade.evidence.runs import HIDDEN, read_runs
+from lit_degrade.evidence.reading.runs import HIDDEN, read_runs
 from lit_degrade.records import lock, paths, tables, tracking
 from lit_degrade.records.cache import Cache
 from lit_degrade.records.conditions import ExitState

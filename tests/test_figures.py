@@ -15,14 +15,15 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from safetensors.numpy import save_file
 
-from lit_degrade.evidence.claims import Claim, Design
-from lit_degrade.evidence.figures import Drawing, compose, draw
-from lit_degrade.evidence.figures.looks import GREY, PALETTE
-from lit_degrade.evidence.figures.panels import Plate
-from lit_degrade.evidence.groups import OutlierFilter
-from lit_degrade.evidence.outcomes import OUTCOMES
-from lit_degrade.evidence.runs import Runs
-from lit_degrade.evidence.sections import Section, make_sections
+from lit_degrade.evidence.claims.claims import Claim, Design
+from lit_degrade.evidence.claims.sections import Section
+from lit_degrade.evidence.drawing.looks import GREY, PALETTE
+from lit_degrade.evidence.drawing.panels import Plate
+from lit_degrade.evidence.pages.figures import Drawing, compose, draw
+from lit_degrade.evidence.pages.sections import make_sections
+from lit_degrade.evidence.reading.groups import OutlierFilter
+from lit_degrade.evidence.reading.runs import Runs
+from lit_degrade.evidence.reading.words import OUTCOMES
 from lit_degrade.stimuli.catalog import PROTOCOLS
 
 CONDITIONS = ["subject", "stimulus", "protocol", "lr", "seed"]

@@ -16,7 +16,7 @@ from test_configs import CONFIGS, _verb
 
 from lit_degrade import modules
 from lit_degrade.cli import main
-from lit_degrade.evidence.runs import read_runs
+from lit_degrade.evidence.reading.runs import read_runs
 from lit_degrade.grids.sweep_file import command_line, load_sweep, own_arguments, points
 from lit_degrade.modules import FinetuneModule
 from lit_degrade.records import paths

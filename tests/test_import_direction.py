@@ -2,6 +2,7 @@
 
 import ast
 import runpy
+from collections.abc import Iterator
 from pathlib import Path
 
 from test_cli import ROOT
@@ -17,15 +18,39 @@ ORDER = [
 """From what everything may use to what only the command line uses."""
 
 
-PAGES = ("chapters.py", "page.py", "report.py", "wandb_report.py", "dashboards.py")
-"""What may use figures."""
+ROOMS = ["numbers", "reading", "claims", "drawing", "topics", "pages"]
+"""Of evidence, from statistics that know of no record to what a reader opens."""
 
 
-def test_numbers_words_and_tables_take_nothing_from_figures() -> None:
+def _imports(path: Path) -> Iterator[str]:
+    """Modules that a module imports, wherever it does."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+
+
+def test_rooms_of_evidence_import_one_way_and_topics_import_no_other_topic() -> None:
     room = Path(lit_degrade.__file__).parent / "evidence"
-    for path in room.glob("*.py"):
-        if path.name not in PAGES:
-            assert "evidence.figures" not in path.read_text(), path.name
+    wrong = []
+    for path in room.glob("*/**/*.py"):
+        here, *rest = path.relative_to(room).parts
+        for name in _imports(path):
+            there, _, below = name.removeprefix("lit_degrade.evidence.").partition(".")
+            if name.startswith("lit_degrade.evidence.") and (
+                ROOMS.index(there) > ROOMS.index(here) or (here == there == "topics" and below.partition(".")[0] != rest[0])
+            ):
+                wrong.append(f"{path.relative_to(room)} imports {name}")
+    assert wrong == []
+
+
+def test_tables_and_rows_take_nothing_from_figures() -> None:
+    room = Path(lit_degrade.__file__).parent / "evidence"
+    paths = [*room.glob("topics/*/tables.py"), *room.glob("topics/*/rows.py"), room / "drawing/tables.py"]
+    assert len(paths) > 15
+    drawn = (".figures", "drawing.axes", "drawing.heat", "drawing.groups", "drawing.panels", "matplotlib")
+    assert [f"{path}: {name}" for path in paths for name in _imports(path) if any(part in name for part in drawn)] == []
 
 
 def test_the_picture_of_the_rooms_is_what_the_code_is() -> None:
@@ -43,14 +68,9 @@ def test_imports_flow_one_way() -> None:
     for path in root.rglob("*.py"):
         folder = path.relative_to(root).parts[0]
         assert folder in rank, f"{folder} has no place in ORDER yet"
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            for name in names:
-                parts = name.split(".")
-                if parts[0] != "lit_degrade" or len(parts) == 1:
-                    continue
-                target = parts[1] if parts[1] in rank else f"{parts[1]}.py"
-                if target in rank and rank[target] > rank[folder]:
-                    wrong.append(f"{path.relative_to(root)} imports {name}")
+        for name in _imports(path):
+            parts = name.split(".")
+            target = parts[1] if parts[1:] and parts[1] in rank else f"{'.'.join(parts[1:2])}.py"
+            if parts[0] == "lit_degrade" and target in rank and rank[target] > rank[folder]:
+                wrong.append(f"{path.relative_to(root)} imports {name}")
     assert wrong == []

@@ -24,7 +24,7 @@ import yaml
 from test_cli import QUICK, ROOT
 from test_generate import DEGRADE, SHORT
 
-from lit_degrade.evidence.runs import HIDDEN
+from lit_degrade.evidence.reading.runs import HIDDEN
 from lit_degrade.grids import local
 from lit_degrade.modules.outputs import CLOCK
 from lit_degrade.records import paths
@@ -51,7 +51,7 @@ class Order:
 
 def serve(orders: Connection) -> None:
     """In a process that has imported everything: fork a child for every order, kill it in time, and say how it has ended."""
-    for name in ("lit_degrade.run", "lit_degrade.evidence.report", "lit_degrade.cli"):
+    for name in ("lit_degrade.run", "lit_degrade.evidence.pages.report", "lit_degrade.cli"):
         importlib.import_module(name)
     os.environ |= {"WANDB_MODE": "disabled", "COLUMNS": "160"}
     local.prepare_server(1, for_runs=True)

@@ -20,29 +20,32 @@ from matplotlib.text import Annotation, Text
 from scipy import stats
 
 from lit_degrade.criticality.catalog import METRICS
-from lit_degrade.evidence import sites
-from lit_degrade.evidence.chapters import Table
-from lit_degrade.evidence.figures import distributions, maps
-from lit_degrade.evidence.figures.looks import STYLE
-from lit_degrade.evidence.figures.panels import MOST_PAGES, Plate
-from lit_degrade.evidence.figures.super_weights import super_weight_plates
-from lit_degrade.evidence.map_tables import (
-    correlation_rows,
-    enrichment,
-    profile_rows,
-    sites_words,
-    sizes_of,
-    write_map_tables,
-)
-from lit_degrade.evidence.outcomes import metric_of
-from lit_degrade.evidence.runs import read_runs
-from lit_degrade.evidence.sections import Section, make_sections
+from lit_degrade.evidence.claims.sections import Section
+from lit_degrade.evidence.drawing import axes as drawing_axes
+from lit_degrade.evidence.drawing import heat
+from lit_degrade.evidence.drawing.looks import STYLE
+from lit_degrade.evidence.drawing.panels import MOST_PAGES, Plate
+from lit_degrade.evidence.drawing.tables import Table
+from lit_degrade.evidence.pages.sections import make_sections
+from lit_degrade.evidence.reading import sites
+from lit_degrade.evidence.reading.runs import read_runs
+from lit_degrade.evidence.reading.words import metric_of
+from lit_degrade.evidence.topics import clusters, maps, super_weights
+from lit_degrade.evidence.topics.clusters.tables import sites_words
+from lit_degrade.evidence.topics.maps import distributions
+from lit_degrade.evidence.topics.maps import figures as map_figures
+from lit_degrade.evidence.topics.maps.rows import correlations_of, damages_of
+from lit_degrade.evidence.topics.maps.tables import correlation_rows, enrichment, profile_rows, sizes_of
+from lit_degrade.evidence.topics.super_weights.figures import super_weight_plates
 from lit_degrade.records import tables
 
 NAMES = [
-    "score_map", "ablation_map", "score_distributions", "clusters", "super_weights", "correlations_metrics",
-    "correlations_depths",
+    "score_map", "ablation_map", "score_distributions", "correlations_metrics", "correlations_depths", "super_weights",
+    "clusters",
 ]  # fmt: skip
+
+
+TOPICS = (maps.TOPIC, super_weights.TOPIC, clusters.TOPIC)
 
 
 def section(results: Path) -> Section:
@@ -52,7 +55,11 @@ def section(results: Path) -> Section:
 
 def plates(found: Section) -> dict[str, Plate]:
     with mpl.rc_context(STYLE):
-        return {plate.name: plate for plate in maps.map_plates(found)}
+        return {plate.name: plate for topic in TOPICS for plate in topic.plates(found)}
+
+
+def map_tables(found: Section, folder: Path) -> list[Table]:
+    return [table for topic in TOPICS for table in topic.tables(found, folder)]
 
 
 def left(results: Path, name: str, rows: made_maps.Rows, **settings: Any) -> None:
@@ -76,7 +83,7 @@ def drawn(two_runs: Section) -> dict[str, Plate]:
 @pytest.fixture(scope="module")
 def written(two_runs: Section, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Table]]:
     folder = tmp_path_factory.mktemp("tables")
-    return folder, {table.title.removesuffix(", tiny-1m"): table for table in write_map_tables(two_runs, folder)}
+    return folder, {table.title.removesuffix(", tiny-1m"): table for table in map_tables(two_runs, folder)}
 
 
 def texts(figure: Figure) -> list[str]:
@@ -112,7 +119,7 @@ def test_matrices_count_by_their_weights_and_runs_count_once() -> None:
     cells = distributions.score_cells(lines)
     assert cells["norm", 0] == 4
     assert cells["embed", sites.OUTSIDE] == 2
-    grid = maps.grid_of(cells, ["embed", "norm"])
+    grid = heat.grid_of(cells, ["embed", "norm"])
     assert list(grid) == [0, sites.OUTSIDE]
     assert np.isnan(grid.loc["embed", 0])
 
@@ -146,7 +153,7 @@ def test_damage_is_over_draws_and_runs_and_names_what_is_not_finite() -> None:
             ("broken", True, "a", 0, np.inf), ("broken", True, "a", 1, 3.0),
         ]
     ]  # fmt: skip
-    found = sites.damages_of(pd.DataFrame(rows)).set_index("unit")
+    found = damages_of(pd.DataFrame(rows)).set_index("unit")
     half = stats.t.ppf(0.975, 2) * np.std([1, 2, 6], ddof=1) / np.sqrt(3)
     assert list(found.loc["drawn", ["lost", "lost_low", "lost_high"]]) == pytest.approx([3, 3 - half, 3 + half])
     assert (found.loc["same", "lost"], found.loc["same", "lost_n"]) == (0.5, 1)
@@ -200,13 +207,13 @@ def test_correlations_are_a_triangle_in_the_order_of_the_catalogue() -> None:
         ("magnitude", "random", 0.3),
     ]
     lines = pd.DataFrame(pairs, columns=["a", "b", "spearman"])
-    found = sites.correlations_of(lines)
+    found = correlations_of(lines)
     assert (list(found.index), list(found)) == (["magnitude", "act_mag"], ["random", "magnitude"])
     assert found.loc["magnitude", "random"] == pytest.approx(0.2)
     assert (found.loc["act_mag", "magnitude"], found.loc["act_mag", "random"]) == (0.8, -0.2)
     assert np.isnan(found.loc["magnitude", "magnitude"])
     depths = pd.DataFrame([(str(a), str(b), 0.5) for a, b in combinations(range(12), 2)], columns=["a", "b", "spearman"])
-    assert list(sites.correlations_of(depths)) == [str(i) for i in range(11)]
+    assert list(correlations_of(depths)) == [str(i) for i in range(11)]
 
 
 def test_every_table_has_its_figures_in_order(drawn: dict[str, Plate]) -> None:
@@ -263,7 +270,7 @@ def test_scores_that_are_not_finite_are_crossed_and_zeros_say_so(tmp_path: Path)
     left(tmp_path, tables.SCORES, rows)
     panels = {ax.get_title(loc="left"): ax for ax in plates(section(tmp_path))["score_map"].figure.axes}
     assert crosses(panels["squared gradient"]) == [(1, 4)]
-    assert numbers(panels["squared gradient"]) == {(2 + maps.GAP, 0): "0"}
+    assert numbers(panels["squared gradient"]) == {(2 + heat.GAP, 0): "0"}
 
 
 def test_ablations_are_numbers_colours_and_crosses(drawn: dict[str, Plate], two_runs: Section) -> None:
@@ -292,7 +299,7 @@ def test_only_so_many_ways_of_ablation_are_drawn(tmp_path: Path) -> None:
     methods = ["zero", "sign_flip", "bit_flip", "add_gauss"]
     left(tmp_path, tables.ABLATION, [row for method in methods for row in made_maps.ablation(2, method=method, draws=3)])
     plate = plates(section(tmp_path))["ablation_map"]
-    assert sum(bool(ax.get_title(loc="left")) for ax in plate.figure.axes) == maps.WAYS
+    assert sum(bool(ax.get_title(loc="left")) for ax in plate.figure.axes) == map_figures.WAYS
     assert plate.caption.endswith("Not drawn: additive noise, level 1 [× that of the tensor]. 1 of 1 runs are shown.")
     assert "(n = 3)" in plate.caption
 
@@ -360,7 +367,7 @@ def test_super_weights_are_named_beside_their_spikes(drawn: dict[str, Plate]) ->
 
 @pytest.mark.parametrize(("low", "high"), [(3.1, 6.4), (2.0, 15.0), (1.5, 60.0), (1.0, 1e5), (1e-12, 1e-3)])
 def test_logarithmic_axes_of_any_range_have_a_few_ticks(low: float, high: float) -> None:
-    ticks = [tick for tick in distributions.few_ticks(low, high).tick_values(low, high) if low <= tick <= high]
+    ticks = [tick for tick in drawing_axes.few_ticks(low, high).tick_values(low, high) if low <= tick <= high]
     assert 2 <= len(ticks) <= 6
 
 
@@ -385,8 +392,8 @@ def test_each_group_of_runs_has_its_figure_and_pages_end(tmp_path: Path) -> None
 def test_without_tables_there_is_nothing(tmp_path: Path) -> None:
     made.record(tmp_path, "criticality")
     found = section(tmp_path)
-    assert not maps.map_plates(found)
-    assert not write_map_tables(found, tmp_path)
+    assert not plates(found)
+    assert not map_tables(found, tmp_path)
     assert not list(tmp_path.glob("*.csv"))
 
 
@@ -441,7 +448,7 @@ def test_published_weights_that_no_run_found_are_in_the_table_alone(two_runs: Se
     weights = two_runs.tables[tables.SUPER_WEIGHTS]
     weights = weights.assign(order=weights["order"].where(weights["row"] == 2533))
     found = replace(two_runs, tables=two_runs.tables | {tables.SUPER_WEIGHTS: weights})
-    (table,) = [table for table in write_map_tables(found, tmp_path) if table.title.startswith("Super")]
+    (table,) = [table for table in map_tables(found, tmp_path) if table.title.startswith("Super")]
     assert [row[3] for row in table.rows] == ["2 of 2 runs", "0 of 2 runs"]
     with mpl.rc_context(STYLE):
         (plate,) = super_weight_plates(found)

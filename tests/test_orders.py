@@ -8,8 +8,8 @@ import pytest
 from scipy import stats
 from test_statistics import CONSTANT, DIRECTIONS, EIGEN, A, B, tails
 
-from lit_degrade.evidence import orders
-from lit_degrade.evidence.statistics import Direction
+from lit_degrade.evidence.numbers import orders
+from lit_degrade.evidence.numbers.statistics import Direction
 
 
 def concordant(groups: list[np.ndarray]) -> float:

@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 from statsmodels.stats import power as sm_power
 
-from lit_degrade.evidence.power import power_at, runs_for_power
+from lit_degrade.evidence.numbers.power import power_at, runs_for_power
 
 
 @pytest.mark.parametrize(

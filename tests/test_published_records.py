@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from lit_degrade.errors import UserError
-from lit_degrade.evidence import statistics as st
-from lit_degrade.evidence.claims import shipped_designs
-from lit_degrade.evidence.published import read_published
-from lit_degrade.evidence.sections import Section, make_sections
-from lit_degrade.evidence.summaries import panel_tests, summary_rows
+from lit_degrade.evidence.claims.claims import shipped_designs
+from lit_degrade.evidence.claims.sections import Section
+from lit_degrade.evidence.numbers import statistics as st
+from lit_degrade.evidence.pages.sections import make_sections
+from lit_degrade.evidence.reading.published import read_published
+from lit_degrade.evidence.topics.outcomes.summaries import panel_tests, summary_rows
 
 DATA = Path(__file__).parents[2] / "shared/data/neuroentropy"
 needs_data = pytest.mark.skipif(not DATA.is_dir(), reason=f"the published records are not at {DATA}")

@@ -16,8 +16,8 @@ from made import config_of, damage, placebo, plan, read_json, record
 
 from lit_degrade.cli import main
 from lit_degrade.errors import UserError
-from lit_degrade.evidence.claims import TESTS, Claim, load_designs, shipped_designs
-from lit_degrade.evidence.runs import DEFECTS
+from lit_degrade.evidence.claims.claims import TESTS, Claim, load_designs, shipped_designs
+from lit_degrade.evidence.reading.runs import DEFECTS
 
 ROOT = Path(__file__).parent.parent
 

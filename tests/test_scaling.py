@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import optimize
 
-from lit_degrade.evidence.scaling import Fit, Slope, _slope, fit_scaling, size_slope
+from lit_degrade.evidence.numbers.scaling import Fit, Slope, _slope, fit_scaling, size_slope
 
 SIZES = np.array([70e6, 160e6, 410e6, 1e9, 2.8e9])
 N = np.repeat(SIZES, 8)

@@ -14,9 +14,9 @@ from statsmodels.stats import weightstats
 from statsmodels.stats.multicomp import pairwise_tukeyhsd
 from statsmodels.stats.multitest import multipletests
 
-from lit_degrade.evidence import orders
-from lit_degrade.evidence import sizes as measured
-from lit_degrade.evidence import statistics as s
+from lit_degrade.evidence.numbers import orders
+from lit_degrade.evidence.numbers import sizes as measured
+from lit_degrade.evidence.numbers import statistics as s
 
 EIGEN = np.array([-2.366238, 3.639074, -12.412432])
 GAUSSIAN = np.array([2.329539, 3.043630, 3.840873])

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from lit_degrade.evidence import orders, statistics
-from lit_degrade.evidence.sizes import MEASURED_COVERAGE, MEASURED_SIZE
+from lit_degrade.evidence.numbers import orders, statistics
+from lit_degrade.evidence.numbers.sizes import MEASURED_COVERAGE, MEASURED_SIZE
 
 DRAWS: dict[str, Callable[[np.random.Generator, tuple[int, ...]], np.ndarray]] = {
     "normal": lambda rng, shape: rng.normal(size=shape),

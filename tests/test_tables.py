@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from test_cli import ROOT
 from test_record import CONFIG
 
-from lit_degrade.evidence.record_tables import read_tables
+from lit_degrade.evidence.reading.record_tables import read_tables
 from lit_degrade.records.run_record import RunRecord
 from lit_degrade.records.tables import TABLES, Schema, label, maybe, number, reference, truth, word
 

@@ -3,7 +3,6 @@
 import csv
 import math
 import re
-from collections.abc import Callable
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -21,16 +20,20 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from lit_degrade.evidence.chapters import Chapter, Report, Table
-from lit_degrade.evidence.claims import shipped_designs
-from lit_degrade.evidence.figures import benchmarks, pruning, variants
-from lit_degrade.evidence.figures.looks import STYLE
-from lit_degrade.evidence.figures.panels import Plate
-from lit_degrade.evidence.markdown import table_lines
-from lit_degrade.evidence.page import render
-from lit_degrade.evidence.runs import read_runs
-from lit_degrade.evidence.sections import Section, make_sections
-from lit_degrade.evidence.variant_tables import ANSWER, shown, write_variant_tables
+from lit_degrade.evidence.claims.claims import shipped_designs
+from lit_degrade.evidence.claims.sections import Section
+from lit_degrade.evidence.drawing.looks import STYLE
+from lit_degrade.evidence.drawing.panels import Plate
+from lit_degrade.evidence.drawing.tables import Table
+from lit_degrade.evidence.pages.chapters import Chapter, Report
+from lit_degrade.evidence.pages.markdown import table_lines
+from lit_degrade.evidence.pages.page import render
+from lit_degrade.evidence.pages.sections import make_sections
+from lit_degrade.evidence.reading.runs import read_runs
+from lit_degrade.evidence.topics import benchmarks, pruning, variants
+from lit_degrade.evidence.topics.pruning.rows import way_of
+from lit_degrade.evidence.topics.variants.rows import ordered_variants
+from lit_degrade.evidence.topics.variants.tables import ANSWER, shown
 from lit_degrade.records import tables
 
 DAMAGE = "log_perplexity_ratio"
@@ -39,23 +42,25 @@ NO_SHRINKING = (Phase.explicit, Phase.reuse, Phase.generate)
 MARKUP = st.text(st.sampled_from("ab _*`|<>&\\[](){}~!#\"'$:;,.\n\r\t-é\u2028"), min_size=1, max_size=60)
 
 
+TOPICS = (pruning.TOPIC, benchmarks.TOPIC, variants.TOPIC)
+
+
 def section(results: Path) -> Section:
     (found,) = make_sections(read_runs([results]), [])
     return found
 
 
 def plates(found: Section) -> dict[str, Plate]:
-    makers: list[Callable[[Section], list[Plate]]] = [
-        pruning.pruning_plates,
-        benchmarks.benchmark_plates,
-        variants.variant_plates,
-    ]
     with mpl.rc_context(STYLE):
-        return {plate.name: plate for make in makers for plate in make(found)}
+        return {plate.name: plate for topic in TOPICS for plate in topic.plates(found)}
+
+
+def variant_tables(found: Section, folder: Path) -> list[Table]:
+    return [table for topic in TOPICS for table in topic.tables(found, folder)]
 
 
 def written(found: Section, folder: Path) -> dict[str, Table]:
-    return {table.title: table for table in write_variant_tables(found, folder)}
+    return {table.title: table for table in variant_tables(found, folder)}
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +153,7 @@ def test_ways_are_told_apart_by_pattern_and_scope(tmp_path: Path) -> None:
     for pattern in ("", "2:4"):
         made_variants.pruned(tmp_path, "sparsegpt", 0.5, prune={"pattern": pattern})
     found = section(tmp_path)
-    assert [pruning.way_of(group) for group in found.groups] == ["SparseGPT", "SparseGPT, 2:4"]
+    assert [way_of(group) for group in found.groups] == ["SparseGPT", "SparseGPT, 2:4"]
     assert list(titled(plates(found)["pruning_map"].figure)) == ["SparseGPT", "SparseGPT, 2:4"]
 
 
@@ -216,7 +221,7 @@ def test_bars_of_variants_hold_means_and_crosses(compared: Section, compared_pla
     plate = compared_plates["variants"]
     (ax,) = [ax for ax in plate.figure.axes if ax.get_xlabel()]
     names = [text.get_text() for text in ax.get_yticklabels()]
-    kinds = variants.ordered_variants(compared.tables[tables.VARIANTS])
+    kinds = ordered_variants(compared.tables[tables.VARIANTS])
     assert names == list(kinds)
     assert list(dict.fromkeys(kinds.values())) == ["intact", "pruned", "perturbed", "attacked"]
     assert len([a for a, b in zip(list(kinds.values())[:-1], list(kinds.values())[1:], strict=True) if a != b]) == 3
@@ -230,7 +235,7 @@ def test_bars_of_variants_hold_means_and_crosses(compared: Section, compared_pla
 
 def test_variants_of_a_kind_stay_together_in_their_order() -> None:
     lines = pd.DataFrame({"variant": list("abcda"), "kind": ["intact", "pruned", "attacked", "pruned", "intact"]})
-    assert list(variants.ordered_variants(lines)) == ["a", "b", "d", "c"]
+    assert list(ordered_variants(lines)) == ["a", "b", "d", "c"]
 
 
 def test_damage_per_change_has_every_variant_with_a_norm(compared: Section, compared_plates: dict[str, Plate]) -> None:
@@ -345,7 +350,7 @@ def test_answers_survive_files_and_pages(answer: str, tmp_path_factory: pytest.T
     runs = read_runs([results])
     (found,) = make_sections(runs, [])
     assert not found.cautions
-    told = write_variant_tables(found, results)
+    told = variant_tables(found, results)
     with (results / "comparison_summary_answers.csv").open(newline="", encoding="utf-8") as file:
         kept = {row["variant"]: row["answer"] for row in csv.DictReader(file)}
     assert kept.get("as given", "") == answer
@@ -397,7 +402,7 @@ def test_runs_without_tables_have_nothing(tmp_path: Path) -> None:
     made.record(tmp_path, "comparison")
     found = section(tmp_path)
     assert not plates(found)
-    assert not write_variant_tables(found, tmp_path)
+    assert not variant_tables(found, tmp_path)
     assert not list(tmp_path.glob("*.csv"))
 
 

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from lit_degrade.evidence.claims import ORDERED, TESTS, Claim
-from lit_degrade.evidence.power import runs_for_power
-from lit_degrade.evidence.verdicts import Verdict, judge
+from lit_degrade.evidence.claims.claims import ORDERED, TESTS, Claim
+from lit_degrade.evidence.claims.verdicts import Verdict, judge
+from lit_degrade.evidence.numbers.power import runs_for_power
 
 CONDITIONS = ["stimulus", "lr", "subject", "optimizer", "seed"]
 EIGEN, TOKENS = {"stimulus": "eigen_prion"}, {"stimulus": "random_tokens"}

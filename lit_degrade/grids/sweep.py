@@ -196,7 +196,7 @@ def _conclude(runs: list[Planned], folder: Path, ended: Mapping[str, str | None]
 
 def _report(runs: list[Planned], output: Path, code: int) -> int:
     """One page about these runs and what came before them; none while any of them has no record."""
-    from lit_degrade.evidence.report import report
+    from lit_degrade.evidence.pages.report import report
 
     if any(state_of(run.folder) is None for run in runs):
         print("No report is made while runs have no record.", file=sys.stderr)

@@ -1,0 +1,1 @@
+"""Claims as data, the runs on either side of them, and verdicts."""

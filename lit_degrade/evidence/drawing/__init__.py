@@ -1,0 +1,1 @@
+"""What figures and tables of all topics are made with."""

@@ -1,0 +1,1 @@
+"""From topics to reports: Markdown, one page of HTML, W&B Reports."""
