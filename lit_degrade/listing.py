@@ -7,9 +7,9 @@ from lit_degrade.adversarial.catalog import ATTACKS, NORMS, TOKEN_ATTACKS
 from lit_degrade.criticality.catalog import CONTROLS, METRICS, MODES
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.faults.catalog import ARMS, CONSTRAINTS
+from lit_degrade.names import meanings
 from lit_degrade.perturbations.catalog import METHODS, SCHEDULES, TARGETS, VARIANTS
-from lit_degrade.pruning.catalog import METHODS as PRUNING
-from lit_degrade.pruning.catalog import SCOPES, STRUCTURES
+from lit_degrade.pruning.catalog import SCOPES, STRUCTURES, pruners
 from lit_degrade.stimuli.catalog import OPTIMIZERS, PROTOCOLS, STIMULI
 from lit_degrade.subjects.catalog import ADAPTERS, HUB, LADDER, PRECISIONS
 from lit_degrade.tasks.benchmarks import BENCHMARKS
@@ -24,7 +24,7 @@ def _subjects() -> dict[str, str]:
 
 
 def _perturbations() -> dict[str, str]:
-    return {name: f"{method.says}; level: {method.levels} [{method.unit}]" for name, method in METHODS.items()}
+    return {name: f"{method.says}; level: {method.dose}, {method.levels} [{method.unit}]" for name, method in METHODS.items()}
 
 
 def _variants() -> dict[str, str]:
@@ -37,7 +37,7 @@ def _kinds(kind: str, known: Mapping[str, str]) -> dict[str, str]:
 
 def _attacks() -> dict[str, str]:
     embeddings, tokens = ({name: attack.says for name, attack in known.items()} for known in (ATTACKS, TOKEN_ATTACKS))
-    return {**embeddings, **_kinds("norm", NORMS), **_kinds("tokens", tokens)}
+    return {**embeddings, **_kinds("norm", meanings(NORMS)), **_kinds("tokens", tokens)}
 
 
 def _tasks() -> dict[str, str]:
@@ -81,10 +81,10 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "variants": _variants,
     "schedules": lambda: SCHEDULES,
     "metrics": lambda: {name: metric.says for name, metric in METRICS.items()},
-    "modes": lambda: MODES,
-    "controls": lambda: CONTROLS,
-    "pruning": lambda: {**PRUNING, **_kinds("scope", SCOPES), **_kinds("structure", STRUCTURES)},
-    "faults": lambda: {**_kinds("arm", ARMS), **_kinds("constraint", CONSTRAINTS)},
+    "modes": lambda: meanings(MODES),
+    "controls": lambda: meanings(CONTROLS),
+    "pruning": lambda: {**meanings(pruners()), **_kinds("scope", SCOPES), **_kinds("structure", STRUCTURES)},
+    "faults": lambda: {**_kinds("arm", meanings(ARMS)), **_kinds("constraint", meanings(CONSTRAINTS))},
     "attacks": _attacks,
     "tasks": _tasks,
     "benchmarks": lambda: BENCHMARKS,

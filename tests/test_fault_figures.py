@@ -15,6 +15,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from scipy import stats
 
+from lit_degrade.adversarial.catalog import ATTACKS
 from lit_degrade.evidence.claims.claims import load_designs
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.drawing.looks import PALETTE, STYLE
@@ -24,10 +25,11 @@ from lit_degrade.evidence.pages.figures import compose
 from lit_degrade.evidence.pages.report import report
 from lit_degrade.evidence.pages.sections import make_sections
 from lit_degrade.evidence.reading.runs import read_runs
-from lit_degrade.evidence.reading.words import ATTACKS, TOKEN_ATTACKS, outcome_of
+from lit_degrade.evidence.reading.words import outcome_of
 from lit_degrade.evidence.topics import adversarial as inputs_topic
 from lit_degrade.evidence.topics import bits as bits_topic
 from lit_degrade.evidence.topics.adversarial.figures import adversarial_plates, curves_of, places_of
+from lit_degrade.evidence.topics.adversarial.rows import TOKENS
 from lit_degrade.evidence.topics.adversarial.tables import attack_rows
 from lit_degrade.evidence.topics.bits.figures import bit_plates, bit_quantiles
 from lit_degrade.evidence.topics.bits.rows import pattern_rows
@@ -427,13 +429,13 @@ def test_a_control_that_is_not_finite_leaves_no_difference_and_another_order_cha
         "run_id": ["a", "b", "a", "b"], "attack": ["gradient", "gradient", "random", "random"], "changed": 2.0,
         "log_perplexity_ratio": [3, np.inf, 1, np.inf], "argmax_changed": [0.5, np.nan, 0.25, 0.25],
     })  # fmt: skip
-    control, row = attack_rows(lines, ["changed"], TOKEN_ATTACKS)
+    control, row = attack_rows(lines, ["changed"], TOKENS)
     assert (control["attack"], control["nats_lost"], control["nats_lost_not_finite"]) == ("random", 1, 1)
     assert (row["over_random"], row["over_random_n"], row["over_random_not_finite"]) == (2, 2, 1)
     assert (row["argmax_over_random"], row["argmax_over_random_n"]) == (0.25, 1)
-    again = attack_rows(lines.iloc[::-1], ["changed"], TOKEN_ATTACKS)
+    again = attack_rows(lines.iloc[::-1], ["changed"], TOKENS)
     pd.testing.assert_frame_equal(pd.DataFrame(again), pd.DataFrame([control, row]))
-    without = attack_rows(lines.drop(columns="argmax_changed"), ["changed"], TOKEN_ATTACKS)
+    without = attack_rows(lines.drop(columns="argmax_changed"), ["changed"], TOKENS)
     assert (without[0]["argmax_changed_n"], without[1]["over_random"]) == (0, 2)
 
 

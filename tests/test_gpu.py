@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import cast
 
 import pytest
 import torch
@@ -10,7 +9,7 @@ from test_cli import QUICK, ROOT
 from test_generate import DEGRADE, SHORT
 
 from lit_degrade.cli import main
-from lit_degrade.perturbations.catalog import METHODS, MethodName, PerturbationSettings
+from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings
 from lit_degrade.perturbations.edits import Dose, perturbed
 from lit_degrade.records import paths
 from lit_degrade.subjects.catalog import SubjectSpec
@@ -36,7 +35,7 @@ def test_the_same_seed_gives_the_same_weights_on_every_device(method: str) -> No
     for device in ("cpu", "cuda"):
         subject = load_subject(SubjectSpec("tiny-60k"), 0, torch.device(device), train=False)
         before = weights_sha256(subject.model)
-        with perturbed(subject, PerturbationSettings(cast(MethodName, method), "blocks"), Dose(level, 1)):
+        with perturbed(subject, PerturbationSettings(method, "blocks"), Dose(level, 1)):
             changed.append({name: p.detach().cpu().clone() for name, p in subject.model.named_parameters()})
         assert weights_sha256(subject.model) == before
     for name, weights in changed[0].items():

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_degrade.errors import Diverged, UserError
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.perturbations.values import prune_magnitude
-from lit_degrade.pruning.catalog import METHODS, PruneSettings
+from lit_degrade.pruning.catalog import PruneSettings, pruners
 from lit_degrade.pruning.inputs import entrance, through
 from lit_degrade.pruning.masks import lowest, single_weights, weights_of
 from lit_degrade.pruning.prune import output_energy, prune_, pruned, sites_to_prune, stages, totals
@@ -23,7 +23,7 @@ from lit_degrade.subjects.loading import Subject, weights_sha256
 IDS = torch.randint(8, 90, (4, 24), generator=torch.Generator().manual_seed(1))
 SITE = Site("w", "mlp_up", 0, "weight")
 WAYS = [
-    *({"method": method} for method in METHODS),
+    *({"method": method} for method in pruners()),
     *({"method": method, "scope": scope} for method in ("magnitude", "wanda") for scope in ("tensor", "row", "global")),
     {"method": "sparsegpt", "scope": "row"},
     {"method": "sparsegpt", "block_columns": 12},

@@ -5,6 +5,7 @@ from typing import Literal
 
 from lit_degrade.checks import at_least
 from lit_degrade.errors import UserError, unknown
+from lit_degrade.names import Name
 
 Mode = Literal["global", "per_layer"]
 
@@ -13,7 +14,11 @@ Mode = Literal["global", "per_layer"]
 class Metric:
     """A score of every weight; the higher, the more critical."""
 
+    label: str
+    """what figures and tables call it"""
     says: str
+    unit: str
+    """of a score"""
     needs: tuple[Literal["inputs", "gradient", "squared", "curvature"], ...] = ()
     """sums over calibration text that it is made from"""
     signed: bool = False
@@ -26,26 +31,46 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "random": Metric("uniform random numbers: what any score must beat"),
-    "magnitude": Metric("|w|"),
-    "act_mag": Metric("|w| times the L2 norm of its input feature over the text (Wanda)", ("inputs",)),
-    "grad_x_weight": Metric("|g w|, g the gradient of the mean loss: first-order loss change of zeroing", ("gradient",)),
-    "grad_squared": Metric("mean over sequences of their squared gradients (empirical Fisher)", ("squared",)),
-    "hutchinson_diag": Metric("diagonal of the Hessian of the mean loss, estimated, sign kept", ("curvature",), True),
-    "hessian_saliency": Metric("half the Hessian's diagonal times w squared: second-order loss change of zeroing (OBD)",
-                               ("curvature",), True),
+    "random": Metric("random scores", "uniform random numbers: what any score must beat", "uniform, 0 to 1"),
+    "magnitude": Metric("magnitude", "|w|", "unit of weights"),
+    "act_mag": Metric(
+        "magnitude × activation", "|w| times the L2 norm of its input feature over the text (Wanda)",
+        "|weight| × norm of inputs", ("inputs",),
+    ),
+    "grad_x_weight": Metric(
+        "gradient × weight", "|g w|, g the gradient of the mean loss: first-order loss change of zeroing",
+        "nats/token", ("gradient",),
+    ),
+    "grad_squared": Metric(
+        "squared gradient", "mean over sequences of their squared gradients (empirical Fisher)",
+        "(nats/token)² / weight²", ("squared",),
+    ),
+    "hutchinson_diag": Metric(
+        "Hessian diagonal", "diagonal of the Hessian of the mean loss, estimated, sign kept",
+        "nats/token / weight²", ("curvature",), True,
+    ),
+    "hessian_saliency": Metric(
+        "Hessian saliency", "half the Hessian's diagonal times w squared: second-order loss change of zeroing (OBD)",
+        "nats/token", ("curvature",), True,
+    ),
 }  # fmt: skip
-MODES: dict[str, str] = {
-    "global": "the k weights of highest score in the whole target",
-    "per_layer": "the k of highest score in every matrix (Q, K and V of a fused one each for itself)",
+"""Metrics of how critical a weight is, in the order in which they are listed."""
+MODES: dict[str, Name] = {
+    "global": Name("of all weights", "the k weights of highest score in the whole target"),
+    "per_layer": Name("of each matrix", "the k of highest score in every matrix (Q, K and V of a fused one each for itself)"),
 }
-CONTROLS: dict[str, str] = {
-    "matched_random_k": "as many weights of every matrix, of the same size |w|, drawn at random",
-    "random_k": "as many weights, drawn at random (of the whole target, or of every matrix)",
-    "bottom_k": "the weights of lowest score other than zero",
+"""Of what a set of weights has the highest scores."""
+CONTROLS: dict[str, Name] = {
+    "matched_random_k": Name(
+        "random, of the same magnitudes", "as many weights of every matrix, of the same size |w|, drawn at random"
+    ),
+    "random_k": Name("random", "as many weights, drawn at random (of the whole target, or of every matrix)"),
+    "bottom_k": Name("lowest scores other than 0", "the weights of lowest score other than zero"),
 }
 """Never among the weights that they are compared with."""
 TREATED = "top_k"
+ARMS: dict[str, Name] = {TREATED: Name("highest scores", "the weights of highest score"), **CONTROLS}
+"""Which weights are perturbed: the treated set, then its controls."""
 
 
 def choose_metrics(text: str) -> list[str]:

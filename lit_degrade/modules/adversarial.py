@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_degrade.adversarial.catalog import ATTACKS, NORMS, TOKEN_ATTACKS, UNITS, Norm
+from lit_degrade.adversarial.catalog import ATTACKS, NORMS, TOKEN_ATTACKS, UNIT_OF, Norm
 from lit_degrade.adversarial.embeddings import embedded, embedding_changed, gradient_of, largest, replaced, shifted, units
 from lit_degrade.adversarial.reading import attack_prompt, attack_text, continued
 from lit_degrade.adversarial.tokens import at_random, by_characters, by_gradient, replacements
@@ -159,7 +159,7 @@ class AdversarialModule(MeasuringModule):
 
     def facts(self) -> dict[str, Any]:
         """How much is attacked, and what epsilons are counted in."""
-        return {"windows": self.windows, **{UNITS[norm]: size for norm, size in self.units.items()}}
+        return {"windows": self.windows, **{UNIT_OF[norm]: size for norm, size in self.units.items()}}
 
     def measure(self, piece: Cell) -> None:
         """One attack of all windows."""
@@ -182,7 +182,7 @@ class AdversarialModule(MeasuringModule):
         return {
             "attack": cell.attack,
             "norm": norm,
-            "unit": UNITS[norm],
+            "unit": UNIT_OF[norm],
             "epsilon": cell.epsilon,
             "epsilon_absolute": radius,
             "draw": cell.draw,

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -11,7 +11,7 @@ from lit_degrade.checks import above, at_least
 from lit_degrade.errors import unknown
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.modules.measuring import MeasuringModule
-from lit_degrade.perturbations.catalog import METHODS, MethodName, PerturbationSettings
+from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings
 from lit_degrade.perturbations.edits import Dose, edits, perturbed, totals
 from lit_degrade.perturbations.exchange import dose_range, find_dose
 from lit_degrade.records import tables
@@ -67,7 +67,7 @@ class ExchangeRateModule(MeasuringModule):
     def _searches(self, targets: list[str]) -> Iterator[tuple[PerturbationSettings, int]]:
         for target in targets:
             for method in self.methods:
-                settings = replace(self.how, method=cast(MethodName, method), target=target)
+                settings = replace(self.how, method=method, target=target)
                 next(edits(self.subject, settings, Dose(dose_range(method)[0], self.seed)))
                 for repetition in range(self.repetitions if METHODS[method].random else 1):
                     yield settings, repetition

@@ -10,10 +10,6 @@ from typing import Literal
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.subjects.catalog import COMPONENTS, GROUPS
 
-MethodName = Literal[
-    "mult_gauss", "add_gauss", "add_gauss_absolute", "ablation", "zero", "prune_magnitude", "sign_flip", "uni_quant",
-    "uni_quant_channel", "bit_flip",
-]  # fmt: skip
 Schedule = Literal["independent", "progressive"]
 Tied = Literal["both", "input"]
 
@@ -22,7 +18,11 @@ Tied = Literal["both", "input"]
 class Method:
     """What a method does with its level."""
 
+    label: str
+    """what figures and tables call it"""
     says: str
+    dose: str
+    """what a level is"""
     unit: str
     """of a level"""
     low: float
@@ -32,6 +32,11 @@ class Method:
     """the level that changes nothing"""
     random: bool = True
     """whether it draws random numbers"""
+
+    @property
+    def axis(self) -> str:
+        """Dose with unit."""
+        return f"{self.dose} [{self.unit}]"
 
     @property
     def levels(self) -> str:
@@ -51,23 +56,47 @@ class Method:
             raise UserError(f"{key}: {level:g} of {name} is outside its range: expected {self.levels} [{self.unit}].")
 
 
-_SIGMA, _SHARE, _COUNT = "standard deviation", "share of weights", "levels"
+_SIGMA, _SHARE = "σ of Gaussian noise", "share of weights"
 METHODS: dict[str, Method] = {
-    "mult_gauss": Method("W (1 + level xi), xi standard normal: noise in proportion to each weight", _SIGMA, 0, math.inf, 0),
-    "add_gauss": Method("W + level s xi, s the standard deviation of each tensor", f"{_SIGMA}s of the tensor", 0, math.inf, 0),
-    "add_gauss_absolute": Method("W + level xi: the same noise in every tensor", _SIGMA, 0, math.inf, 0),
-    "ablation": Method("each weight is set to zero with probability `level`", _SHARE, 0, 1, 0),
-    "zero": Method("exactly this share of each tensor, drawn at random, is set to zero", _SHARE, 0, 1, 0),
-    "prune_magnitude": Method("exactly this share of each tensor, its smallest, is set to zero", _SHARE, 0, 1, 0, False),
-    "sign_flip": Method("each weight changes its sign with probability `level`", _SHARE, 0, 1, 0),
+    "mult_gauss": Method(
+        "multiplicative noise", "W (1 + level xi), xi standard normal: noise in proportion to each weight",
+        _SIGMA, "× each weight", 0, math.inf, 0,
+    ),
+    "add_gauss": Method(
+        "additive noise", "W + level s xi, s the standard deviation of each tensor",
+        _SIGMA, "× that of the tensor", 0, math.inf, 0,
+    ),
+    "add_gauss_absolute": Method(
+        "additive noise, absolute", "W + level xi: the same noise in every tensor", _SIGMA, "unit of weights", 0, math.inf, 0
+    ),
+    "ablation": Method(
+        "random ablation", "each weight is set to zero with probability `level`", "zeroed by chance", _SHARE, 0, 1, 0
+    ),
+    "zero": Method(
+        "zeroing", "exactly this share of each tensor, drawn at random, is set to zero",
+        "zeroed at random, exactly", _SHARE, 0, 1, 0,
+    ),
+    "prune_magnitude": Method(
+        "magnitude pruning", "exactly this share of each tensor, its smallest, is set to zero",
+        "smallest zeroed", _SHARE, 0, 1, 0, False,
+    ),
+    "sign_flip": Method(
+        "sign flips", "each weight changes its sign with probability `level`", "signs flipped", _SHARE, 0, 1, 0
+    ),
     "uni_quant": Method(
-        "rounded to so many values, evenly spaced between the extremes of a tensor", _COUNT, 2, math.inf, math.inf, False
+        "quantisation by tensor", "rounded to so many values, evenly spaced between the extremes of a tensor",
+        "values per tensor", "number", 2, math.inf, math.inf, False,
     ),
     "uni_quant_channel": Method(
-        "the same between the extremes of each output channel of a matrix", _COUNT, 2, math.inf, math.inf, False
+        "quantisation by channel", "the same between the extremes of each output channel of a matrix",
+        "values per channel", "number", 2, math.inf, math.inf, False,
     ),
-    "bit_flip": Method("each stored bit (of those in `bits`) is flipped with probability `level`", "share of bits", 0, 1, 0),
-}
+    "bit_flip": Method(
+        "bit flips", "each stored bit (of those in `bits`) is flipped with probability `level`",
+        "stored bits flipped", "share of bits", 0, 1, 0,
+    ),
+}  # fmt: skip
+"""Methods of perturbation, in the order in which they are listed."""
 
 
 def check_dose(method: str, level: float, key: str) -> None:
@@ -101,7 +130,7 @@ BITS = ("all", "sign", "exponent", "mantissa", "scales")
 class PerturbationSettings:
     """A direct change of weights: method x target; its level and seed come from the run that applies it."""
 
-    method: Literal[MethodName, "none"] = "none"
+    method: str = "none"
     """what is done to the weights (`list perturbations`)"""
     target: str = "attn_only"
     """which weights (`list targets`)"""

@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import cast
 
 from lit_degrade.checks import at_least
 from lit_degrade.errors import UserError
-from lit_degrade.perturbations.catalog import METHODS, VARIANTS, MethodName, PerturbationSettings, check_dose, choose_variants
+from lit_degrade.perturbations.catalog import METHODS, VARIANTS, PerturbationSettings, check_dose, choose_variants
 from lit_degrade.perturbations.edits import Dose
 
 
@@ -48,7 +47,7 @@ def walk(settings: PerturbationSettings, variants: str, levels: Sequence[float],
     if variants:
         chosen = {name: VARIANTS[name] for name in choose_variants(variants)}
         named = {
-            name: (replace(settings, method=cast(MethodName, variant.method), target=variant.target), levels or variant.levels)
+            name: (replace(settings, method=variant.method, target=variant.target), levels or variant.levels)
             for name, variant in chosen.items()
         }
     elif settings.method == "none":

@@ -6,14 +6,27 @@ from dataclasses import dataclass
 from lit_degrade.checks import above, at_least, share
 from lit_degrade.criticality.catalog import METRICS
 from lit_degrade.errors import UserError, unknown
+from lit_degrade.names import Name
 from lit_degrade.perturbations.catalog import TARGETS, numbers
 from lit_degrade.subjects.catalog import GROUPS
 
-METHODS: dict[str, str] = {
-    "wanda": "lowest |w| times the L2 norm of the input, in blocks that see the pruned ones before them (Sun et al. 2024)",
-    "sparsegpt": "the same, by second-order saliency, other weights taking over what is lost (Frantar & Alistarh 2023)",
-    **{name: f"lowest score on the intact subject: {metric.says}" for name, metric in METRICS.items()},
+OWN = {
+    "wanda": Name(
+        "Wanda", "lowest |w| times the L2 norm of the input, in blocks that see the pruned ones before them (Sun et al. 2024)"
+    ),
+    "sparsegpt": Name(
+        "SparseGPT", "the same, by second-order saliency, other weights taking over what is lost (Frantar & Alistarh 2023)"
+    ),
 }
+"""Methods of pruning that are no metrics."""
+
+
+def pruners() -> dict[str, Name]:
+    """Methods of pruning: those of their own, and the lowest scores by any metric."""
+    scored = {name: Name(it.label, f"lowest score on the intact subject: {it.says}") for name, it in METRICS.items()}
+    return OWN | scored
+
+
 SCOPES: dict[str, str] = {
     "tensor": "the lowest of every matrix (sparsegpt: of every block of its columns); Q, K and V each for itself",
     "row": "the lowest of every row of a matrix, that is of the weights of one output",
@@ -55,8 +68,8 @@ class PruneSettings:
 
     def __post_init__(self) -> None:
         """Raise: UserError for settings that cannot mean anything."""
-        if self.method not in METHODS:
-            raise unknown("pruning method", self.method, METHODS)
+        if self.method not in pruners():
+            raise unknown("pruning method", self.method, pruners())
         for what, value, available in (("scope", self.scope, SCOPES), ("structure", self.structure, STRUCTURES)):
             if value and value not in available:
                 raise unknown(f"pruning {what}", value, available)

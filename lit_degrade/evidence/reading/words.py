@@ -1,8 +1,22 @@
 """How outcomes and conditions are written on a figure: labels, units, and names in plain words."""
 
+import math
 import re
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
+
+from lit_degrade.adversarial.catalog import ATTACKS, NORMS
+from lit_degrade.criticality.catalog import METRICS
+from lit_degrade.faults.catalog import ARMS, CONSTRAINTS, SEARCH
+from lit_degrade.perturbations.catalog import METHODS, Method
+
+
+class Labelled(Protocol):
+    """What a catalogue says of a name."""
+
+    @property
+    def label(self) -> str:
+        """What figures and tables call it."""
 
 
 class Outcome(NamedTuple):
@@ -63,86 +77,21 @@ TEXT_MEASURES = {
 """Measures of generated text, which follow the name of a task in the name of a column: `dreams_it.distinct_2`."""
 
 
-class Method(NamedTuple):
-    """How a method of perturbation and its dose are written."""
-
-    label: str
-    dose: str
-    """what a level is"""
-    unit: str
-
-    @property
-    def axis(self) -> str:
-        """Dose with unit."""
-        return f"{self.dose} [{self.unit}]"
-
-
-METHODS = {
-    "mult_gauss": Method("multiplicative noise", "σ of Gaussian noise", "× each weight"),
-    "add_gauss": Method("additive noise", "σ of Gaussian noise", "× that of the tensor"),
-    "add_gauss_absolute": Method("additive noise, absolute", "σ of Gaussian noise", "unit of weights"),
-    "ablation": Method("random ablation", "zeroed by chance", "share of weights"),
-    "zero": Method("zeroing", "zeroed at random, exactly", "share of weights"),
-    "prune_magnitude": Method("magnitude pruning", "smallest zeroed", "share of weights"),
-    "sign_flip": Method("sign flips", "signs flipped", "share of weights"),
-    "uni_quant": Method("quantisation by tensor", "values per tensor", "number"),
-    "uni_quant_channel": Method("quantisation by channel", "values per channel", "number"),
-    "bit_flip": Method("bit flips", "stored bits flipped", "share of bits"),
-}
-"""Methods of perturbation, in the order in which they are listed."""
-METRICS = {
-    "random": "random scores",
-    "magnitude": "magnitude",
-    "act_mag": "magnitude × activation",
-    "grad_x_weight": "gradient × weight",
-    "grad_squared": "squared gradient",
-    "hutchinson_diag": "Hessian diagonal",
-    "hessian_saliency": "Hessian saliency",
-}
-"""Metrics of how critical a weight is, in the order in which they are listed."""
-ARMS = {
-    "top_k": "highest scores",
-    "matched_random_k": "random, of the same magnitudes",
-    "random_k": "random",
-    "bottom_k": "lowest scores other than 0",
-}
-"""Which weights are perturbed: the treated set, then its controls."""
-MODES = {"global": "of all weights", "per_layer": "of each matrix"}
-"""Of what a set of weights has the highest scores."""
-
-
-CONSTRAINTS = {"in_range": "values stay in range", "free": "any value"}
-"""What a flipped bit may make of a weight."""
-FLIP_ARMS = {
-    "search": "gradient search",
-    "random": "random bits",
-    "random_exponent": "random exponent bits",
-    "top_magnitude": "largest weights",
-}
-"""How bits to flip are chosen: the search, then its controls."""
 OUTCOMES |= {
-    f"flips_{constraint}_{arm}": Outcome(f"flips to collapse, {rule}: {label}", "flips")
-    for constraint, rule in CONSTRAINTS.items() for arm, label in FLIP_ARMS.items()
+    f"flips_{constraint}_{arm}": Outcome(f"flips to collapse, {rule.label}: {it.label}", "flips")
+    for constraint, rule in CONSTRAINTS.items() for arm, it in ARMS.items()
 }  # fmt: skip
 OUTCOMES |= {
-    f"log10_factor_{constraint}_{arm}": Outcome(f"flips to collapse, {rule}: {label} over the search", "powers of ten")
-    for constraint, rule in CONSTRAINTS.items() for arm, label in FLIP_ARMS.items() if arm != "search"
+    f"log10_factor_{constraint}_{arm}": Outcome(f"flips to collapse, {rule.label}: {it.label} over the search", "powers of ten")
+    for constraint, rule in CONSTRAINTS.items() for arm, it in ARMS.items() if arm != SEARCH
 }  # fmt: skip
-ATTACKS = {"random": "random noise", "fgsm": "FGSM", "pgd": "PGD"}
-"""How embeddings of the input are changed: the control, then the attacks."""
-TOKEN_ATTACKS = {"random": "random tokens", "gradient": "tokens by gradient", "characters": "swapped letters"}
-"""How tokens of the input are changed: the control, then the attacks."""
-NORMS = {"linf": "L\N{INFINITY}", "l2": "L2"}
-"""In what the change of an embedding is measured."""
-UNITS = {"embedding_rms": "× RMS of embeddings", "row_norm": "× median row length"}
-"""Of the size of such a change."""
 OUTCOMES |= {
-    f"{attack}_over_{other}_{norm}": Outcome(f"loss by {ATTACKS[attack]} less that by {ATTACKS[other]}, {label}", _NATS)
-    for attack, other in (("fgsm", "random"), ("pgd", "fgsm")) for norm, label in NORMS.items()
+    f"{attack}_over_{other}_{norm}": Outcome(
+        f"loss by {ATTACKS[attack].label} less that by {ATTACKS[other].label}, {it.label}", _NATS
+    )
+    for attack, other in (("fgsm", "random"), ("pgd", "fgsm")) for norm, it in NORMS.items()
 }  # fmt: skip
 
-PRUNERS = {"wanda": "Wanda", "sparsegpt": "SparseGPT"}
-"""Methods of pruning that are no metrics."""
 BENCHMARK_METRICS = {
     "acc": Outcome("correct answers", _PERCENT, 100),
     "accuracy": Outcome("correct answers", _PERCENT, 100),
@@ -167,18 +116,13 @@ def outcome_of(name: str) -> Outcome:
 
 
 def method_of(name: str) -> Method:
-    """How a method is written; what is not listed is shown by its name."""
-    return METHODS.get(name, Method(words(name), "dose", "as recorded"))
+    """How a method of perturbation and its dose are written; what is not listed is shown by its name."""
+    return METHODS.get(name) or Method(words(name), "", "dose", "as recorded", -math.inf, math.inf, math.nan)
 
 
 def metric_of(name: str) -> str:
     """How a metric is written; what is not listed is shown by its name."""
-    return METRICS.get(name, words(name))
-
-
-def pruner_of(name: str) -> str:
-    """How a method of pruning is written; what is not listed is shown by its name."""
-    return PRUNERS.get(name, metric_of(name))
+    return say(name, METRICS)
 
 
 def benchmark_metric_of(name: str) -> Outcome:
@@ -201,9 +145,9 @@ def ordered(found: set[str], known: Mapping[str, object]) -> list[str]:
     return [name for name in known if name in found] + sorted(found - set(known))
 
 
-def say(name: str, known: Mapping[str, str]) -> str:
-    """How a name is written; what is not listed is shown as it is, in words."""
-    return known.get(name, words(name))
+def say(name: str, known: Mapping[str, Labelled]) -> str:
+    """How a name of a catalogue is written; what is not listed is shown as it is, in words."""
+    return known[name].label if name in known else words(name)
 
 
 def rank_in(name: str, known: Mapping[str, object]) -> int:

@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from lit_degrade.adversarial.catalog import ATTACKS, NORMS, SIZE_UNITS, Attack
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.drawing.axes import STEPS, canvas, cross, dots, head_room, mean_tick, scale_axis
 from lit_degrade.evidence.drawing.groups import panel_plates
@@ -20,7 +21,8 @@ from lit_degrade.evidence.drawing.panels import Plate
 from lit_degrade.evidence.numbers.statistics import Values
 from lit_degrade.evidence.reading.estimates import finite_or_inf
 from lit_degrade.evidence.reading.sites import span
-from lit_degrade.evidence.reading.words import ATTACKS, NORMS, TOKEN_ATTACKS, UNITS, ordered, say
+from lit_degrade.evidence.reading.words import ordered, say
+from lit_degrade.evidence.topics.adversarial.rows import TOKENS
 from lit_degrade.records.tables import ADVERSARIAL, ADVERSARIAL_TOKENS, DAMAGE, Schema
 
 Curves = dict[str, dict[float, Values]]
@@ -43,7 +45,7 @@ def _embedding_plates(section: Section) -> list[Plate]:
     lines = section.table(ADVERSARIAL)
     if not len(lines):
         return []
-    panels = [f"{say(norm, NORMS)} [{say(unit, UNITS)}]" for norm, unit in zip(lines["norm"], lines["unit"], strict=True)]
+    panels = [f"{say(norm, NORMS)} [{say(unit, SIZE_UNITS)}]" for norm, unit in zip(lines["norm"], lines["unit"], strict=True)]
     about = (
         "Loss on held-out text against the size ε of the change of every embedding of the input, by what chose its direction."
     )
@@ -57,7 +59,7 @@ def _token_plates(section: Section) -> list[Plate]:
     if not len(lines):
         return []
     about = "Loss on held-out text against the number of tokens of every sequence that are changed, by what chose the change."
-    page = _page_of("changed", TOKEN_ATTACKS, "changed tokens of a sequence [number, log scale]")
+    page = _page_of("changed", TOKENS, "changed tokens of a sequence [number, log scale]")
     return _plates(section, ADVERSARIAL_TOKENS, about, lines.assign(panel=""), "changed", page)
 
 
@@ -103,7 +105,7 @@ def places_of(sizes: Sequence[float]) -> dict[float, float]:
     return ({0.0: least - median(steps)} if 0 in sizes else {}) | found
 
 
-def _page_of(size: str, known: Mapping[str, str], label: str) -> Callable[[Mapping[str, pd.DataFrame]], Figure]:
+def _page_of(size: str, known: Mapping[str, Attack], label: str) -> Callable[[Mapping[str, pd.DataFrame]], Figure]:
     """What draws panels of attacks against a size of the change."""
 
     def page(panels: Mapping[str, pd.DataFrame]) -> Figure:
@@ -113,7 +115,7 @@ def _page_of(size: str, known: Mapping[str, str], label: str) -> Callable[[Mappi
     return page
 
 
-def _page(panels: Mapping[str, Curves], known: Mapping[str, str], label: str) -> Figure:
+def _page(panels: Mapping[str, Curves], known: Mapping[str, Attack], label: str) -> Figure:
     """Panels share the axis of losses; points alone decide how far it reaches."""
     rows, columns = math.ceil(len(panels) / 2), min(2, len(panels))
     figure, axes = canvas(rows, columns, 0.8 + (2.6 if rows == 1 else 2.1 * rows), sharey=True)

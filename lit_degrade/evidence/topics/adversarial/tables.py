@@ -5,17 +5,12 @@ from collections.abc import Callable, Mapping
 
 import pandas as pd
 
+from lit_degrade.adversarial.catalog import ATTACKS, NORMS, SIZE_UNITS, Attack
 from lit_degrade.evidence.drawing.tables import ANYWHERE, Kind, Row, Rows, Table
 from lit_degrade.evidence.reading.estimates import Estimate, estimate, finite_or_inf
 from lit_degrade.evidence.reading.record_tables import Tables
-from lit_degrade.evidence.reading.words import (
-    ATTACKS,
-    NORMS,
-    TOKEN_ATTACKS,
-    UNITS,
-    rank_in,
-    say,
-)
+from lit_degrade.evidence.reading.words import rank_in, say
+from lit_degrade.evidence.topics.adversarial.rows import TOKENS
 from lit_degrade.records.tables import ADVERSARIAL, ADVERSARIAL_TOKENS, DAMAGE
 
 CONTROL = "random"
@@ -25,7 +20,7 @@ CONTROL = "random"
 _MEASURED = ["nats_lost", "argmax_changed"]
 
 
-def attack_rows(lines: pd.DataFrame, by: list[str], known: Mapping[str, str]) -> Rows:
+def attack_rows(lines: pd.DataFrame, by: list[str], known: Mapping[str, Attack]) -> Rows:
     """What attacks cost at every size, over runs, and how much more than the control of the same run.
 
     Args:
@@ -76,14 +71,14 @@ _MEANS = (
 
 def _adversarial_table(rows: Rows, own: Tables) -> Table:
     def what(it: Row) -> list[str]:
-        return [say(it["attack"], ATTACKS), say(it["norm"], NORMS), f"{it['epsilon']:.3g} {say(it['unit'], UNITS)}"]
+        return [say(it["attack"], ATTACKS), say(it["norm"], NORMS), f"{it['epsilon']:.3g} {say(it['unit'], SIZE_UNITS)}"]
 
     return _attack_table("Changed embeddings", ["attack", "norm", "size"], rows, what)
 
 
 def _token_table(rows: Rows, own: Tables) -> Table:
     def what(it: Row) -> list[str]:
-        return [say(it["attack"], TOKEN_ATTACKS), f"{it['changed']:,.0f}"]
+        return [say(it["attack"], TOKENS), f"{it['changed']:,.0f}"]
 
     return _attack_table("Changed tokens", ["attack", "tokens of a sequence"], rows, what)
 
@@ -107,7 +102,7 @@ KINDS = {
         ADVERSARIAL, lambda own: attack_rows(own[ADVERSARIAL], ["norm", "unit", "epsilon"], ATTACKS), _adversarial_table
     ),
     "adversarial_tokens": Kind(
-        ADVERSARIAL_TOKENS, lambda own: attack_rows(own[ADVERSARIAL_TOKENS], ["changed"], TOKEN_ATTACKS), _token_table
+        ADVERSARIAL_TOKENS, lambda own: attack_rows(own[ADVERSARIAL_TOKENS], ["changed"], TOKENS), _token_table
     ),
 }
 """Files of a report about adversarial inputs."""

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
+from lit_degrade.criticality.catalog import METRICS
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.drawing.axes import STEPS, Decades, canvas, cross, head_room, scale_axis, spread
 from lit_degrade.evidence.drawing.groups import panel_plates
@@ -18,8 +19,9 @@ from lit_degrade.evidence.drawing.looks import GREY, PALETTE, Look, legend, look
 from lit_degrade.evidence.drawing.panels import Plate
 from lit_degrade.evidence.reading.estimates import drawable, finite_or_inf
 from lit_degrade.evidence.reading.record_tables import of_runs
-from lit_degrade.evidence.reading.words import CONSTRAINTS, FLIP_ARMS, METRICS, metric_of, ordered, say, words
+from lit_degrade.evidence.reading.words import metric_of, ordered, say, words
 from lit_degrade.evidence.topics.bits.rows import CLASSES, pattern_rows
+from lit_degrade.faults.catalog import ARMS, CONSTRAINTS
 from lit_degrade.records.tables import BIT_PATTERNS, BIT_SEARCH, BIT_SENSITIVITY, COLLAPSE, DAMAGE
 
 SHARES = {"low": 0.05, "median": 0.5, "high": 0.95}
@@ -191,7 +193,7 @@ def _search_plates(section: Section) -> list[Plate]:
 def _search_page(panels: Mapping[str, pd.DataFrame], ends: pd.DataFrame) -> Figure:
     rows, columns = math.ceil(len(panels) / 2), min(2, len(panels))
     figure, axes = canvas(rows, columns, 0.7 + 2.7 * rows, sharex=True, sharey=True)
-    looks = looks_of(ordered({name for lines in panels.values() for name in lines["arm"]}, FLIP_ARMS))
+    looks = looks_of(ordered({name for lines in panels.values() for name in lines["arm"]}, ARMS))
     _flip_axis(axes[0, 0])
     dashed = False
     for ax, (name, lines) in zip(axes.flat, panels.items(), strict=False):
@@ -209,7 +211,7 @@ def _search_page(panels: Mapping[str, pd.DataFrame], ends: pd.DataFrame) -> Figu
     figure.supylabel("token accuracy [%]", fontsize=8)
     figure.supxlabel("flipped bits [number]", fontsize=8)
     line = Line2D([], [], color=GREY, ls="--", lw=1, label="collapsed at or below")
-    legend(figure, {say(name, FLIP_ARMS): look for name, look in looks.items()}, *([line] if dashed else []))
+    legend(figure, {say(name, ARMS): look for name, look in looks.items()}, *([line] if dashed else []))
     return figure
 
 
@@ -257,13 +259,13 @@ def _collapse_plates(section: Section) -> list[Plate]:
 
 
 def _collapse_page(panels: Mapping[str, pd.DataFrame]) -> Figure:
-    arms = ordered({name for lines in panels.values() for name in lines["arm"]}, FLIP_ARMS)
+    arms = ordered({name for lines in panels.values() for name in lines["arm"]}, ARMS)
     rows, columns = math.ceil(len(panels) / 2), min(2, len(panels))
     figure, axes = canvas(rows, columns, 0.5 + rows * (0.5 + 0.4 * len(arms)), sharex=True, sharey=True)
     looks = looks_of(arms)
     top = axes[0, 0]
     _flip_axis(top)
-    top.set_yticks(range(len(arms)), [wrapped(say(name, FLIP_ARMS), 20) for name in arms])
+    top.set_yticks(range(len(arms)), [wrapped(say(name, ARMS), 20) for name in arms])
     top.set_ylim(len(arms) - 0.5, -0.5)
     for ax, (name, lines) in zip(axes.flat, panels.items(), strict=False):
         for i, (arm, look) in enumerate(looks.items()):

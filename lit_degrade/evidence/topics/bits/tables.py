@@ -5,21 +5,14 @@ import math
 import numpy as np
 import pandas as pd
 
+from lit_degrade.criticality.catalog import METRICS
 from lit_degrade.evidence.drawing.tables import ANYWHERE, Kind, Row, Rows, Table
 from lit_degrade.evidence.numbers.statistics import Interval
 from lit_degrade.evidence.reading.estimates import Estimate, bracketed, estimate, finite_or_inf, number
 from lit_degrade.evidence.reading.record_tables import Tables
-from lit_degrade.evidence.reading.words import (
-    CONSTRAINTS,
-    FLIP_ARMS,
-    METRICS,
-    metric_of,
-    ordered,
-    rank_in,
-    say,
-    words,
-)
+from lit_degrade.evidence.reading.words import metric_of, ordered, rank_in, say, words
 from lit_degrade.evidence.topics.bits.rows import CLASSES, pattern_rows
+from lit_degrade.faults.catalog import ARMS, CONSTRAINTS
 from lit_degrade.records.tables import BIT_PATTERNS, BIT_SENSITIVITY, COLLAPSE, DAMAGE
 
 SEARCH = "search"
@@ -113,7 +106,7 @@ def collapse_rows(lines: pd.DataFrame) -> Rows:
     for constraint in ordered(set(lines["constraint"]), CONSTRAINTS):
         own = lines[lines["constraint"] == constraint]
         runs = {arm: _middles(same) for arm, same in own.groupby("arm")}
-        for arm in ordered(set(own["arm"]), FLIP_ARMS):
+        for arm in ordered(set(own["arm"]), ARMS):
             row: Row = {"constraint": constraint, "arm": arm} | _range(own[own["arm"] == arm])
             found.append(row | (_factor(runs[arm], runs[SEARCH]) if SEARCH in runs and arm != SEARCH else {}))
     return found
@@ -152,7 +145,7 @@ def _collapse_table(rows: Rows, own: Tables) -> Table:
     )
     cells = [
         [
-            say(it["constraint"], CONSTRAINTS), say(it["arm"], FLIP_ARMS), _flips_words(it),
+            say(it["constraint"], CONSTRAINTS), say(it["arm"], ARMS), _flips_words(it),
             f"{it['not_collapsed']} of {it['draws']}", _factor_words(it),
         ]
         for it in rows

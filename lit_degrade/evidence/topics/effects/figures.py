@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, NullLocator
 
+from lit_degrade.criticality.catalog import ARMS
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.drawing.axes import STEPS, canvas, cross, dots, mean_tick, scale_axis
 from lit_degrade.evidence.drawing.looks import GREY, Look, legend, looks_of, wrapped
@@ -19,7 +20,7 @@ from lit_degrade.evidence.drawing.panels import Panels, Plate, plates
 from lit_degrade.evidence.numbers.statistics import Values
 from lit_degrade.evidence.reading.estimates import drawable
 from lit_degrade.evidence.reading.groups import Group, full_label
-from lit_degrade.evidence.reading.words import ARMS, metric_of, words
+from lit_degrade.evidence.reading.words import metric_of, words
 from lit_degrade.evidence.topics.effects.rows import (
     CONTROLS,
     MATCHED,
@@ -138,7 +139,7 @@ def _page(panels: Mapping[str, Curves], heading: str, setting: Setting) -> Figur
         ax.tick_params(labelbottom=i + columns >= len(panels))
     figure.supylabel(label.replace("\n", " "), fontsize=8)
     figure.supxlabel(f"perturbed weights{' of each matrix' if setting.mode == 'per_layer' else ''}, k [number]", fontsize=8)
-    legend(figure, {ARMS[arm]: look for arm, look in looks.items()})
+    legend(figure, {ARMS[arm].label: look for arm, look in looks.items()})
     if figure.legends:
         figure.legends[0].set_title(wrapped(heading, 90), prop=FontProperties(size=8, weight="bold"))
     return figure

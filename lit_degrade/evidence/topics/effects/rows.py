@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
+from lit_degrade.criticality.catalog import MODES
 from lit_degrade.evidence.numbers.statistics import NOWHERE, ROUNDING, Interval, Values, paired
 from lit_degrade.evidence.reading.estimates import Estimate, estimate
 from lit_degrade.evidence.reading.groups import Group
 from lit_degrade.evidence.reading.record_tables import Tables, of_runs, read_counted
-from lit_degrade.evidence.reading.words import MODES, method_of, metric_of, words
+from lit_degrade.evidence.reading.words import method_of, metric_of, say
 from lit_degrade.records.tables import DAMAGE, EFFECTS
 
 SIZES = ("weights", "zero_scores", "matched", "norm_of_change", "relative_norm")
@@ -205,7 +206,7 @@ ALIKE, LARGER = 0.9, 1.5
 
 def setting_words(setting: Setting) -> str:
     """How sets were chosen and perturbed: zeroing (level 1), k of all weights."""
-    method, mode = method_of(setting.method), MODES.get(setting.mode, words(setting.mode))
+    method, mode = method_of(setting.method), say(setting.mode, MODES)
     return f"{method.label} (level {setting.level:g}), k {mode}"
 
 

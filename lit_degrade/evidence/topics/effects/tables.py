@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lit_degrade.criticality.catalog import ARMS
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.drawing.tables import Table, save_rows
 from lit_degrade.evidence.numbers.statistics import holm
 from lit_degrade.evidence.reading.estimates import bracketed
 from lit_degrade.evidence.reading.groups import Group, columns_of, full_label
-from lit_degrade.evidence.reading.words import ARMS, metric_of, words
+from lit_degrade.evidence.reading.words import metric_of, words
 from lit_degrade.evidence.topics.effects.rows import (
     CONTROLS,
     MATCHED,
@@ -102,13 +103,13 @@ def _excess_table(cells: Sequence[Cell], control: str, where: str, i: int, file:
     ks, metrics = sorted({k for _, k in found}), dict.fromkeys(cell.metric for cell in cells)
     note = (
         "Nats per token that the weights with the highest scores cost beyond the mean of their control "
-        f"({ARMS[control]}), by k: mean and 95 % Student t interval {over_words(list(found.values()))}. What is "
+        f"({ARMS[control].label}), by k: mean and 95 % Student t interval {over_words(list(found.values()))}. What is "
         "not finite is counted and in no mean; no interval: all runs found the same, or there is one draw."
     )
     rows = [[metric_of(metric), *(excess_words(found.get((metric, k))) for k in ks)] for metric in metrics]
     head = ["metric", *(f"{k:,} [nats/token]" for k in ks)]
     note = " ".join([note, *cautions(cells, control)])
-    return Table(f"Excess over {ARMS[control]}: {where}", note, head, rows, i, file)
+    return Table(f"Excess over {ARMS[control].label}: {where}", note, head, rows, i, file)
 
 
 def over_words(found: Sequence[Excess]) -> str:
@@ -142,8 +143,8 @@ def _best_table(cells: Sequence[Cell], where: str, i: int, file: str) -> Table:
             both = [text for cell, e in order[:2] for text in (metric_of(cell.metric), excess_words(e))]
             rows.append([f"{best.k:,}", *both, gap.words()])
     note = (
-        f"Metrics by their excess over the control ({ARMS[MATCHED]}) at each k, and the difference of the first two, paired by "
-        f"run: mean and 95 % interval {over_words(firsts)}. The first is chosen from the same numbers, so that its lead is "
+        f"Metrics by their excess over the control ({ARMS[MATCHED].label}) at each k, and the difference of the first two, paired "
+        f"by run: mean and 95 % interval {over_words(firsts)}. The first is chosen from the same numbers, so that its lead is "
         "likely too large."
     )
     head = ["k", "first", "its excess [nats/token]", "second", "its excess [nats/token]", "difference [nats/token]"]

@@ -16,8 +16,9 @@ from lit_degrade.evidence.drawing.axes import FAR, SIZE, canvas
 from lit_degrade.evidence.drawing.looks import GREY, MARKERS, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.drawing.panels import Panels, Plate, plates
 from lit_degrade.evidence.reading.groups import Group, full_label
-from lit_degrade.evidence.reading.words import METHODS, method_of, words
+from lit_degrade.evidence.reading.words import method_of, words
 from lit_degrade.evidence.topics.exchange_rates.rows import Rate, rates_of
+from lit_degrade.perturbations.catalog import METHODS
 from lit_degrade.records.tables import EXCHANGE_RATES
 
 MOST = 4

@@ -11,8 +11,9 @@ from lit_degrade.evidence.drawing.tables import Table, save_rows
 from lit_degrade.evidence.reading.estimates import bracketed, number
 from lit_degrade.evidence.reading.groups import Group, full_label
 from lit_degrade.evidence.reading.variants import level_words
-from lit_degrade.evidence.reading.words import METHODS, method_of, words
+from lit_degrade.evidence.reading.words import method_of, words
 from lit_degrade.evidence.topics.exchange_rates.rows import Rate, rate_rows, rates_of
+from lit_degrade.perturbations.catalog import METHODS
 from lit_degrade.records.tables import EXCHANGE_RATES
 
 

@@ -27,17 +27,9 @@ ENDS = (0.002, 0.9998)
 """Where the least and the largest score stand on the axis of quantiles, which has no place for 0 and 1."""
 
 
-UNITS = {
-    "random": "uniform, 0 to 1", "magnitude": "unit of weights", "act_mag": "|weight| × norm of inputs",
-    "grad_x_weight": "nats/token", "grad_squared": "(nats/token)² / weight²", "hutchinson_diag": "nats/token / weight²",
-    "hessian_saliency": "nats/token",
-}  # fmt: skip
-"""Of the scores by each metric."""
-
-
 def unit_of(metric: str) -> str:
     """Unit of the scores by a metric."""
-    return UNITS.get(metric, "as recorded")
+    return METRICS[metric].unit if metric in METRICS else "as recorded"
 
 
 def signed(metric: str) -> bool:

@@ -8,7 +8,8 @@ import pandas as pd
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.reading.groups import Group, label
 from lit_degrade.evidence.reading.sites import OUTSIDE
-from lit_degrade.evidence.reading.words import pruner_of, words
+from lit_degrade.evidence.reading.words import say, words
+from lit_degrade.pruning.catalog import pruners
 from lit_degrade.records.tables import DAMAGE, PRUNING
 
 ASKED, ACHIEVED, METHOD = "prune.sparsity", "sparsity_achieved", "prune.method"
@@ -19,7 +20,7 @@ ERROR = "reconstruction_error"
 def way_of(group: Group) -> str:
     """How the runs of a group prune, beside how much: method, and what differs between the groups."""
     named = [group.rows[name].dropna() for name in (METHOD, "method") if name in group.rows]
-    method = next((pruner_of(str(found.iloc[0])) for found in named if len(found)), "pruned")
+    method = next((say(str(found.iloc[0]), pruners()) for found in named if len(found)), "pruned")
     rest = {name: value for name, value in group.conditions.items() if name not in ("subject", METHOD, ASKED) and value}
     return ", ".join([method, words(label(rest))] if rest else [method])
 

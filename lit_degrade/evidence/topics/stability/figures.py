@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.patches import Rectangle
 
+from lit_degrade.criticality.catalog import METRICS
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.drawing.axes import canvas, mean_tick
 from lit_degrade.evidence.drawing.groups import by_group
@@ -18,7 +19,7 @@ from lit_degrade.evidence.drawing.looks import GREY, Look, legend, looks_of, wra
 from lit_degrade.evidence.drawing.panels import Panels, Plate, plates
 from lit_degrade.evidence.numbers.statistics import Values
 from lit_degrade.evidence.reading.groups import Group
-from lit_degrade.evidence.reading.words import METRICS, metric_of, ordered, words
+from lit_degrade.evidence.reading.words import metric_of, ordered, words
 from lit_degrade.records.tables import STABILITY
 
 SHOWN_K = 1000
