@@ -1,11 +1,12 @@
 """The `list` verb: every catalogue, without importing anything heavy."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from lit_degrade.adversarial.catalog import ATTACKS, NORMS, TOKEN_ATTACKS
 from lit_degrade.criticality.catalog import CONTROLS, METRICS, MODES
 from lit_degrade.errors import UserError, unknown
+from lit_degrade.extensions import extensions
 from lit_degrade.faults.catalog import ARMS, CONSTRAINTS
 from lit_degrade.names import meanings
 from lit_degrade.perturbations.catalog import METHODS, SCHEDULES, TARGETS, VARIANTS
@@ -57,19 +58,26 @@ def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8", errors="replace").splitlines() or [""]
 
 
-def _first_lines(folder: str) -> dict[str, str]:
-    """First comment line of each YAML file below a folder of the working directory."""
-    return {str(path): _lines(path)[0].removeprefix("# ") for path in sorted(Path(folder).glob("**/*.yaml"))}
+def _below(folder: str) -> list[Path]:
+    """YAML files below a folder of the working directory."""
+    return sorted(Path(folder).glob("**/*.yaml"))
+
+
+def _first_lines(paths: Iterable[Path]) -> dict[str, str]:
+    """First comment line of YAML files."""
+    return {str(path): _lines(path)[0].removeprefix("# ") for path in paths}
 
 
 def _analyses() -> dict[str, str]:
     """Verb and question of each config, which is all that an analysis needs beside its module."""
+    own = {path.stem: path for path in sorted(Path("configs").glob("*.yaml"))}
+    others = {f"{it.name}/{path.stem}": path for it in extensions() for path in it.configs}
     found = {}
-    for path in sorted(Path("configs").glob("*.yaml")):
+    for name, path in (own | others).items():
         lines = _lines(path)
         question = lines[0].removeprefix("# Question: ")
         verb = next((line.partition("lit_degrade ")[2].split()[0] for line in lines if "-m lit_degrade " in line), "?")
-        found[path.stem] = f"{verb:<8}{question}"
+        found[name] = f"{verb:<8}{question}"
     return found
 
 
@@ -93,14 +101,15 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "precisions": lambda: PRECISIONS,
     "adapters": lambda: ADAPTERS,
     "analyses": _analyses,
-    "configs": lambda: _first_lines("configs"),
-    "sweeps": lambda: _first_lines("sweeps"),
+    "configs": lambda: _first_lines([*_below("configs"), *(path for it in extensions() for path in it.configs)]),
+    "sweeps": lambda: _first_lines(_below("sweeps")),
     "claims": _claims,
 }
 
 
 def list_known(args: Sequence[str]) -> None:
     """Print one kind, or all of them."""
+    extensions()
     if len(args) > 1:
         raise UserError(f"list takes at most one kind, not {len(args)}. Available: {', '.join(KINDS)}.")
     for kind in args:

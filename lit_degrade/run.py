@@ -32,6 +32,7 @@ from lit_degrade.command_line import (
     refuse_linked_keys,
 )
 from lit_degrade.errors import Diverged, OutOfMemory, UserError
+from lit_degrade.extensions import extensions
 from lit_degrade.generation.generator import out_of_memory
 from lit_degrade.inputs import check_configs, file_sha256
 from lit_degrade.modules import SubjectModule
@@ -256,6 +257,7 @@ def resolve(args: Sequence[str]) -> RunRecord:
 
 def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:
     """Parse a command line and, unless only its record is wanted, run it."""
+    extensions()
     args = in_full(args)
     refuse_linked_keys(args)
     _set_log_level(logging.ERROR)

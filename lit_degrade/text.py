@@ -6,7 +6,7 @@ import math
 import os
 import re
 import sysconfig
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -94,6 +94,10 @@ def stdlib_paragraphs() -> list[list[str]]:
         if _NOT_DOCUMENTED.isdisjoint(parts) and not parts[0].startswith("config-"):
             groups.append(list(_docstrings(ast.parse(path.read_bytes()))))
     return groups
+
+
+SOURCES: dict[str, Callable[[], Iterable[list[str]]]] = {"stdlib": stdlib_paragraphs}
+"""Name of a text -> what gives its groups of neighbouring paragraphs, always the same."""
 
 
 def _hub_paragraphs(source: str, max_documents: int) -> Iterator[list[str]]:
@@ -213,8 +217,8 @@ class TextSource:
 
     def _groups(self) -> Iterable[list[str]]:
         path = Path(os.path.expanduser(self.source))
-        if self.source == "stdlib":
-            return stdlib_paragraphs()
+        if self.source in SOURCES:
+            return SOURCES[self.source]()
         if os.path.isfile(path):
             return file_paragraphs(path)
         if os.path.isdir(path):

@@ -72,8 +72,8 @@ def test_none_is_null_but_where_text_is_expected() -> None:
 
 
 def test_keys_of_text_are_those_of_the_modules() -> None:
-    assert {"prompt", "tasks", "variants", "image", "perturbation.selection", "prune.pattern"} <= text_keys()
-    assert not {"lr", "optimizer", "beside", "perturbation.method", "levels"} & text_keys()
+    assert {"prompt", "tasks", "variants", "image", "perturbation.method", "prune.pattern"} <= text_keys()
+    assert not {"lr", "optimizer", "beside", "perturbation.tied", "levels"} & text_keys()
 
 
 def test_text_runs_again_from_the_record(tmp_path: Path) -> None:

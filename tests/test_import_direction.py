@@ -10,10 +10,10 @@ from test_cli import ROOT
 import lit_degrade
 
 ORDER = [
-    "__init__.py", "errors.py", "names.py", "checks.py", "exits.py", "inputs.py", "seeds.py", "subjects", "text_files.py",
-    "text.py", "tasks", "generation", "curvature", "perturbations", "measures", "criticality", "pruning", "faults", "adversarial",
-    "stimuli", "records", "evidence", "modules", "callbacks", "command_line.py", "run.py", "grids", "listing.py", "cli.py",
-    "__main__.py",
+    "__init__.py", "errors.py", "names.py", "checks.py", "exits.py", "extensions.py", "inputs.py", "seeds.py", "subjects",
+    "text_files.py", "text.py", "tasks", "generation", "curvature", "perturbations", "measures", "criticality", "pruning",
+    "faults", "adversarial", "stimuli", "records", "evidence", "modules", "callbacks", "command_line.py", "run.py", "grids",
+    "listing.py", "cli.py", "__main__.py",
 ]  # fmt: skip
 """From what everything may use to what only the command line uses."""
 

@@ -55,6 +55,8 @@ METRICS: dict[str, Metric] = {
     ),
 }  # fmt: skip
 """Metrics of how critical a weight is, in the order in which they are listed."""
+OWN = list(METRICS)
+"""What `all` means, whatever extensions add: a config means the same everywhere."""
 MODES: dict[str, Name] = {
     "global": Name("of all weights", "the k weights of highest score in the whole target"),
     "per_layer": Name("of each matrix", "the k of highest score in every matrix (Q, K and V of a fused one each for itself)"),
@@ -74,11 +76,11 @@ ARMS: dict[str, Name] = {TREATED: Name("highest scores", "the weights of highest
 
 
 def choose_metrics(text: str) -> list[str]:
-    """Names of metrics, with commas between, or `all`, in the order of METRICS.
+    """Names of metrics, with commas between, or `all` of the suite's own, in the order of METRICS.
 
     Raises: UserError for one that does not exist, or none.
     """
-    asked = list(METRICS) if text == "all" else [name.strip() for name in text.split(",")]
+    asked = OWN if text == "all" else [name.strip() for name in text.split(",")]
     for name in asked:
         if name not in METRICS:
             raise unknown("metric", name, METRICS)

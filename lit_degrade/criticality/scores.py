@@ -31,14 +31,9 @@ class Scores:
     def __call__(self, metric: str, site: Site) -> Tensor:
         """Scores of the weights of a site, float32 in the shape of its view, on its device.
 
-        `random`: uniform in [0, 1). `magnitude`: |w|. `act_mag`: |w_ij| ‖x_j‖₂, x_j the j-th input over all tokens (Wanda, Sun
-        et al. 2024, arXiv:2306.11695, equation 1; the input of an embedding is one-hot). `grad_x_weight`: |g w|, g the gradient
-        of the mean loss. `grad_squared`: mean over sequences of the squared gradient of their own mean loss. `hutchinson_diag`:
-        h, the estimated diagonal of the mean loss's Hessian. `hessian_saliency`: h w² / 2 (LeCun et al. 1990).
-
         Raises: UserError for scores that are not finite.
         """
-        found = self._of(metric, site)
+        found = SCORES[metric](self, site)
         if not math.isfinite(found.sum()) and not bool(found.isfinite().all()):  # the sum is fast, and finite as a rule
             raise UserError(
                 f"{metric} of '{site.parameter}' is not finite on the calibration text: this subject's gradients are not "
@@ -60,28 +55,6 @@ class Scores:
     def weights(self, site: Site) -> Tensor:
         """Weights of a site as they are stored, float32."""
         return stored(self.subject.model, site.parameter).read(site).float()
-
-    def _of(self, metric: str, site: Site) -> Tensor:
-        sums, name = self.sums, site.parameter
-        made: dict[str, Callable[[], Tensor]] = {
-            "random": lambda: self._random(site),
-            "magnitude": lambda: self.weights(site).abs(),
-            "act_mag": lambda: self.weights(site).abs() * self._input_norms(site),
-            "grad_x_weight": lambda: (site.view(sums.gradient[name]) * self.weights(site)).abs_().div_(sums.tokens),
-            "grad_squared": lambda: site.view(sums.squared[name]) / sums.sequences,
-            "hutchinson_diag": lambda: site.view(sums.curvature[name]) / sums.tokens,
-            "hessian_saliency": lambda: site.view(sums.curvature[name]) * self.weights(site).square() / (2 * sums.tokens),
-        }
-        return made[metric]()
-
-    def _random(self, site: Site) -> Tensor:
-        weights = stored(self.subject.model, site.parameter).read(site)
-        draws = generator(self.seed, "random scores", site.parameter, site.component if site.part else "")
-        return torch.rand(weights.shape, generator=draws).to(weights.device)
-
-    def _input_norms(self, site: Site) -> Tensor:
-        norms = self.sums.inputs[site.parameter].sqrt().float()
-        return site.view(norms.expand(stored(self.subject.model, site.parameter).shape))
 
     def row(self, metric: str, site: Site) -> dict[str, Any]:
         """A row of scores.csv: what the scores of a site are like."""
@@ -110,3 +83,52 @@ def refuse_what_has_no_inputs(metrics: Sequence[str], subject: Subject, sites: S
             f"act_mag is defined for matrices, and the target has {len(found)} vectors such as '{found[0].parameter}'. Leave "
             "it out (--model.scores.metrics), or choose a target of matrices such as blocks."
         )
+
+
+def random(scores: Scores, site: Site) -> Tensor:
+    """Uniform in [0, 1)."""
+    weights = stored(scores.subject.model, site.parameter).read(site)
+    draws = generator(scores.seed, "random scores", site.parameter, site.component if site.part else "")
+    return torch.rand(weights.shape, generator=draws).to(weights.device)
+
+
+def magnitude(scores: Scores, site: Site) -> Tensor:
+    """|w|."""
+    return scores.weights(site).abs()
+
+
+def act_mag(scores: Scores, site: Site) -> Tensor:
+    """|w_ij| ‖x_j‖₂, x_j the j-th input over all tokens; the input of an embedding is one-hot.
+
+    Source: Wanda, Sun et al. 2024, arXiv:2306.11695, equation 1.
+    """
+    norms = scores.sums.inputs[site.parameter].sqrt().float()
+    return scores.weights(site).abs() * site.view(norms.expand(stored(scores.subject.model, site.parameter).shape))
+
+
+def grad_x_weight(scores: Scores, site: Site) -> Tensor:
+    """|g w|, g the gradient of the mean loss."""
+    sums = scores.sums
+    return (site.view(sums.gradient[site.parameter]) * scores.weights(site)).abs_().div_(sums.tokens)
+
+
+def grad_squared(scores: Scores, site: Site) -> Tensor:
+    """Mean over sequences of the squared gradient of their own mean loss."""
+    return site.view(scores.sums.squared[site.parameter]) / scores.sums.sequences
+
+
+def hutchinson_diag(scores: Scores, site: Site) -> Tensor:
+    """h, the estimated diagonal of the mean loss's Hessian."""
+    return site.view(scores.sums.curvature[site.parameter]) / scores.sums.tokens
+
+
+def hessian_saliency(scores: Scores, site: Site) -> Tensor:
+    """h w² / 2 (LeCun et al. 1990)."""
+    return site.view(scores.sums.curvature[site.parameter]) * scores.weights(site).square() / (2 * scores.sums.tokens)
+
+
+SCORES: dict[str, Callable[[Scores, Site], Tensor]] = {
+    function.__name__: function
+    for function in (random, magnitude, act_mag, grad_x_weight, grad_squared, hutchinson_diag, hessian_saliency)
+}
+"""Metric -> scores of the weights of a site, float32 in the shape of its view."""

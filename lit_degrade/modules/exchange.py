@@ -11,7 +11,7 @@ from lit_degrade.checks import above, at_least
 from lit_degrade.errors import unknown
 from lit_degrade.measures.perplexity import likelihood
 from lit_degrade.modules.measuring import MeasuringModule
-from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings
+from lit_degrade.perturbations.catalog import METHODS, OWN, PerturbationSettings
 from lit_degrade.perturbations.edits import Dose, edits, perturbed, totals
 from lit_degrade.perturbations.exchange import dose_range, find_dose
 from lit_degrade.records import tables
@@ -49,7 +49,7 @@ class ExchangeRateModule(MeasuringModule):
             perturbation: how to perturb; methods and targets are those above.
         """
         super().__init__(subject, text, seed)
-        self.methods = list(METHODS) if methods == "all" else [name.strip() for name in methods.split(",")]
+        self.methods = list(OWN) if methods == "all" else [name.strip() for name in methods.split(",")]
         for name in self.methods:
             if name not in METHODS:
                 raise unknown("method", name, METHODS)

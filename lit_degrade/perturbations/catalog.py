@@ -97,6 +97,8 @@ METHODS: dict[str, Method] = {
     ),
 }  # fmt: skip
 """Methods of perturbation, in the order in which they are listed."""
+OWN = list(METHODS)
+"""What `all` means, whatever extensions add: a config means the same everywhere."""
 
 
 def check_dose(method: str, level: float, key: str) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 import lit_degrade
+from lit_degrade.records.code import extension_versions
 
 LIBRARIES = ("torch", "lightning", "transformers", "tokenizers", "peft", "bitsandbytes", "wandb", "numpy")
 
@@ -28,7 +29,7 @@ def peak_memory() -> dict[str, int]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"lit_degrade": lit_degrade.__version__, "python": platform.python_version()}
+    found = {"lit_degrade": lit_degrade.__version__, "python": platform.python_version(), **extension_versions()}
     for name in LIBRARIES:
         try:
             found[name] = version(name)

@@ -12,7 +12,7 @@ from lit_degrade.subjects.catalog import COMPONENTS, GROUPS
 
 Kind = Literal["weight", "bias", "adapter"]
 
-_MODULES: dict[str, str] = {
+MODULES: dict[str, str] = {
     "embed_in": "embed", "wte": "embed", "wpe": "embed", "embed_tokens": "embed", "embed_positions": "embed",
     "word_embeddings": "embed", "project_in": "embed",
     "embed_out": "head", "lm_head": "head", "project_out": "head",
@@ -25,9 +25,9 @@ _MODULES: dict[str, str] = {
 }  # fmt: skip
 """Last one or two parts of a module's name -> component."""
 
-FAMILIES = (
+FAMILIES = [
     "gpt_neox", "gpt2", "gpt_neo", "gptj", "opt", "bloom", "falcon", "llama", "mistral", "gemma3_text", "gemma3",
-)  # fmt: skip
+]  # fmt: skip
 """Model types whose anatomy is known and tested."""
 
 _BLOCK = re.compile(r"^(?P<stack>.*?(?:^|\.)(?:layers|h))\.(?P<depth>\d+)(?:\.|$)")
@@ -145,7 +145,7 @@ class Anatomy:
             return
         *path, leaf = plain.split(".")
         kind: Kind = "bias" if leaf == "bias" else "weight"
-        component = _MODULES.get(".".join(path[-2:])) or _MODULES.get(path[-1])
+        component = MODULES.get(".".join(path[-2:])) or MODULES.get(path[-1])
         if component is None and ("norm" in path[-1] or path[-1].startswith("ln_")):
             component = "norm"
         if component is None:

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 from lit_degrade.checks import finite
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.evidence.reading.groups import label
+from lit_degrade.extensions import extensions
 from lit_degrade.inputs import read_yaml
 
 Direction = Literal["greater", "less"]
@@ -103,11 +104,6 @@ class Design:
     source: str
     """file the design was read from"""
 
-    @property
-    def shipped(self) -> bool:
-        """Whether the design is the suite's own."""
-        return Path(self.source).parent == SHIPPED
-
 
 def load_designs(path: Path) -> list[Design]:
     """Read a file of designs: a mapping of experiment -> design.
@@ -121,8 +117,9 @@ def load_designs(path: Path) -> list[Design]:
 
 
 def shipped_designs() -> list[Design]:
-    """The suite's own designs, those of priorities 1 to 4 first."""
-    return [design for path in sorted(SHIPPED.glob("*.yaml"), key=_priorities_first) for design in load_designs(path)]
+    """The suite's own designs, those of priorities 1 to 4 first, then those of extensions."""
+    paths = sorted(SHIPPED.glob("*.yaml"), key=_priorities_first)
+    return [design for path in [*paths, *(path for it in extensions() for path in it.claims)] for design in load_designs(path)]
 
 
 def _priorities_first(path: Path) -> tuple[bool, str]:

@@ -4,6 +4,7 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -13,11 +14,13 @@ from rich.table import Table
 from lit_degrade.checks import above
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.evidence.claims.claims import Design, load_designs, shipped_designs
+from lit_degrade.evidence.claims.sections import Section
+from lit_degrade.evidence.drawing.topic import Topic
 from lit_degrade.evidence.pages.chapters import ANSWERS, Chapter, Report
 from lit_degrade.evidence.pages.figures import draw
 from lit_degrade.evidence.pages.markdown import markdown
 from lit_degrade.evidence.pages.sections import make_sections
-from lit_degrade.evidence.pages.topics import TOPICS
+from lit_degrade.evidence.pages.topics import all_topics
 from lit_degrade.evidence.reading.groups import FILTER_METRICS, FilterMethod, OutlierFilter
 from lit_degrade.evidence.reading.published import read_published
 from lit_degrade.evidence.reading.runs import DEFECTS, MEASURED, REPORT, Runs, read_runs
@@ -42,13 +45,14 @@ def report(args: Sequence[str]) -> int:
         from lit_degrade.evidence.pages import dashboards
 
         online = wandb_mode() == "online"
-    designs = _designs(options.claims)
+    asked = [design for file in options.claims for design in load_designs(Path(file).expanduser())]
+    designs, topics = [*shipped_designs(), *asked], all_topics()
     rule = _rule(options)
     started = time.monotonic()
     runs = read_published(folders) if options.layout == "published" else read_runs(folders)
-    _check_claims(designs, runs)
+    _check_claims(asked, runs)
     output = Path(options.output).expanduser() if options.output else folders[0] / "report"
-    made = _write(runs, designs, folders, output, rule, options.html)
+    made = _write(make_sections(runs, designs, rule, topics), topics, Report(runs, [], folders, output, rule), options.html)
     _print(made)
     print(f"{output / (HTML if options.html else REPORT)}  ({time.monotonic() - started:.1f} s)")
     if options.wandb:
@@ -58,16 +62,10 @@ def report(args: Sequence[str]) -> int:
     return 0
 
 
-def _designs(files: Sequence[str]) -> list[Design]:
-    return shipped_designs() + [design for file in files for design in load_designs(Path(file).expanduser())]
-
-
 def _check_claims(designs: Sequence[Design], runs: Runs) -> None:
     """Raise: UserError for claims of the user about what no run has."""
     read = list(dict.fromkeys(runs.table["experiment"]))
     for design in designs:
-        if design.shipped:
-            continue
         if design.experiment not in read:
             raise UserError(
                 f"{design.source}: claims about {design.experiment}, but no run of it was read. Read: {', '.join(read)}."
@@ -93,32 +91,31 @@ def _rule(options: argparse.Namespace) -> OutlierFilter | None:
     )
 
 
-def _write(
-    runs: Runs, designs: Sequence[Design], folders: list[Path], output: Path, rule: OutlierFilter | None, html: bool
-) -> Report:
-    """Tables, figures and pages."""
-    sections = make_sections(runs, designs, rule)
-    chapters = []
+def _write(sections: Sequence[Section], topics: Sequence[Topic], made: Report, html: bool) -> Report:
+    """Tables, figures and pages; returns the report with its chapters."""
     try:
-        output.mkdir(parents=True, exist_ok=True)
-        (output / REPORT).write_text(UNFINISHED, encoding="utf-8")
-        for section in sections:
-            folder = output / section.design.experiment
-            folder.mkdir(parents=True, exist_ok=True)
-            rows = write_summary(section, folder, rule)
-            tables = [table for topic in TOPICS if topic.tables for table in topic.tables(section, folder)]
-            chapters.append(Chapter(section, folder, draw(section, folder), rows, tables))
-        made = Report(runs, chapters, folders, output, rule)
+        made.output.mkdir(parents=True, exist_ok=True)
+        (made.output / REPORT).write_text(UNFINISHED, encoding="utf-8")
+        made = replace(made, chapters=[_chapter(section, topics, made) for section in sections])
         if html:
             from lit_degrade.evidence.pages.page import render
 
-            (output / HTML).write_text(render(made), encoding="utf-8")
-        (output / REPORT).write_text(markdown(made), encoding="utf-8")
+            (made.output / HTML).write_text(render(made), encoding="utf-8")
+        (made.output / REPORT).write_text(markdown(made), encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"Report '{output}' cannot be written: {error.strerror or error}. Choose another with --output."
+            f"Report '{made.output}' cannot be written: {error.strerror or error}. Choose another with --output."
         ) from error
     return made
+
+
+def _chapter(section: Section, topics: Sequence[Topic], made: Report) -> Chapter:
+    """Files of one experiment."""
+    folder = made.output / section.design.experiment
+    folder.mkdir(parents=True, exist_ok=True)
+    summary = write_summary(section, folder, made.rule)
+    tables = [table for topic in topics if topic.tables for table in topic.tables(section, folder)]
+    return Chapter(section, folder, draw(section, folder, topics), summary, tables)
 
 
 def _print(made: Report) -> None:

@@ -143,9 +143,9 @@ def _best_table(cells: Sequence[Cell], where: str, i: int, file: str) -> Table:
             both = [text for cell, e in order[:2] for text in (metric_of(cell.metric), excess_words(e))]
             rows.append([f"{best.k:,}", *both, gap.words()])
     note = (
-        f"Metrics by their excess over the control ({ARMS[MATCHED].label}) at each k, and the difference of the first two, paired "
-        f"by run: mean and 95 % interval {over_words(firsts)}. The first is chosen from the same numbers, so that its lead is "
-        "likely too large."
+        f"Metrics by their excess over the control ({ARMS[MATCHED].label}) at each k, and the difference of the first two, "
+        f"paired by run: mean and 95 % interval {over_words(firsts)}. The first is chosen from the same numbers, so that its "
+        "lead is likely too large."
     )
     head = ["k", "first", "its excess [nats/token]", "second", "its excess [nats/token]", "difference [nats/token]"]
     return Table(f"Which metric finds the most: {where}", note, head, rows, i, file)
