@@ -7,6 +7,7 @@ from pathlib import Path
 from lit_degrade import __version__
 from lit_degrade.errors import unknown
 from lit_degrade.exits import exit_code
+from lit_degrade.extensions import extensions
 from lit_degrade.inputs import read_env
 from lit_degrade.listing import list_known
 
@@ -45,9 +46,12 @@ def _verb(args: list[str]) -> int | None:
     read_env(Path(".env"))
     if not args or args[0] in ("-h", "--help", "help"):
         print(HELP, end="")
-    elif args[0] == "--version":
+        return None
+    if args[0] == "--version":
         print(f"lit_degrade {__version__}")
-    elif args[0] == "list":
+        return None
+    extensions()
+    if args[0] == "list":
         list_known(args[1:])
     elif args[0] == "sweep":
         from lit_degrade.grids.sweep import sweep

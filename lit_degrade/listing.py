@@ -109,7 +109,6 @@ KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
 
 def list_known(args: Sequence[str]) -> None:
     """Print one kind, or all of them."""
-    extensions()
     if len(args) > 1:
         raise UserError(f"list takes at most one kind, not {len(args)}. Available: {', '.join(KINDS)}.")
     for kind in args:

@@ -1,57 +1,15 @@
-"""Adding an analysis as the docs show it; sweeps of several analyses, and the one page about them."""
+"""Sweeps of several analyses, and the one page about them."""
 
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
 from test_cli import ROOT
-from test_doses import rows_of
-from test_runs import summary_of
 from test_sweep import sweep, sweep_file
 
 from lit_degrade.cli import main
 from lit_degrade.grids.worker import Resolved, resolve_all
-
-DOC = (ROOT / "docs/analyses.md").read_text()
-
-
-def block(language: str, marker: str) -> str:
-    """The fenced block of the page that holds a marker."""
-    (found,) = [text for text in re.findall(rf"```{language}\n(.*?)```", DOC, re.S) if marker in text]
-    return found
-
-
-def command(folder: Path, *args: str) -> str:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "WANDB_MODE": "disabled"}
-    done = subprocess.run(
-        [sys.executable, "-m", "lit_degrade", *args], cwd=folder, env=environment, capture_output=True, text=True, check=True
-    )
-    return done.stdout
-
-
-@pytest.mark.slow
-def test_the_analysis_of_the_docs_is_one_file_and_one_config(tmp_path: Path) -> None:
-    (tmp_path / "configs").mkdir()
-    (tmp_path / "positions.py").write_text(block("python", "PositionModule"))
-    (tmp_path / "configs/positions.yaml").write_text(block("yaml", "class_path: positions.PositionModule"))
-    (tmp_path / "claims.yaml").write_text(block("yaml", "context_helps"))
-    listed = command(tmp_path, "list", "analyses")
-    assert re.search(r"positions +test +does a subject make use of its context\?", listed)
-    for seed in ("43", "44"):
-        args = ["--subject", "tiny-60k", "--text.probe_tokens", "2048", "--seed_everything", seed]
-        folder = Path(command(tmp_path, "test", "--config", "configs/positions.yaml", *args).splitlines()[-1])
-    rows = rows_of(tmp_path / folder / "positions.csv")
-    assert len(rows) == 127
-    found = summary_of(tmp_path / folder)
-    first, last = (sum(float(row["nats_per_token"]) for row in part) / 31 for part in (rows[:31], rows[-31:]))
-    assert found["nats_gained"] == pytest.approx(first - last)
-    command(tmp_path, "report", "results", "--claims", "claims.yaml", "--html")
-    assert "context_helps" in (tmp_path / "results/report/report.html").read_text()
 
 
 def test_every_config_is_an_analysis_with_a_verb_and_a_question(

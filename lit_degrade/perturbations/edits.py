@@ -1,7 +1,7 @@
 """From a method, a target and a level to edits: planned, applied, and undone bit for bit."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -118,7 +118,7 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int, chosen: Te
     Multiplicative noise: root mean square of (W' - W) / W over W other than 0. Additive noise: of W' - W, in standard
     deviations of the tensor or absolute. Zeroing and sign flips: share of the nonzero weights that are
     zero now, or have another sign. Quantisation: distinct values, the most in any channel.
-    NaN where no weight can show a dose: all are zero, or (of `add_gauss`) all are equal.
+    NaN where no weight can show a dose: all are zero, or (of `add_gauss`) all are equal; and where ACHIEVED lacks the method.
 
     Args:
         method: what was done to values, one of CHANGES (`bit_flip` is measured on what is stored).
@@ -134,18 +134,46 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int, chosen: Te
         return _most_in_a_channel(after, inputs, chosen)
     if chosen is not None:
         before, after = before.take(chosen), after.take(chosen)
+    if method not in CHANGES:
+        raise unknown("method that changes values", method, CHANGES)
+    return ACHIEVED[method](before, after) / spread if method in ACHIEVED and spread else math.nan
+
+
+def _in_proportion(before: Tensor, after: Tensor) -> float:
     nonzero = before != 0
-    if method == "mult_gauss":
-        return _rms(((after - before) / before)[nonzero])
-    if method in ("add_gauss", "add_gauss_absolute"):
-        return _rms(after - before) / spread if spread else math.nan
-    if method == "sign_flip":
-        return float(((after.signbit() != before.signbit()) & nonzero).sum() / nonzero.sum())
-    if method in ("uni_quant", "uni_quant_channel"):
-        return float(after.unique().numel())
-    if method in ("ablation", "zero", "prune_magnitude"):
-        return float(((after == 0) & nonzero).sum() / nonzero.sum())
-    raise unknown("method that changes values", method, CHANGES)
+    return _rms(((after - before) / before)[nonzero])
+
+
+def _difference(before: Tensor, after: Tensor) -> float:
+    return _rms(after - before)
+
+
+def _values(before: Tensor, after: Tensor) -> float:
+    return float(after.unique().numel())
+
+
+def _signs(before: Tensor, after: Tensor) -> float:
+    nonzero = before != 0
+    return float(((after.signbit() != before.signbit()) & nonzero).sum() / nonzero.sum())
+
+
+def _zeros(before: Tensor, after: Tensor) -> float:
+    nonzero = before != 0
+    return float(((after == 0) & nonzero).sum() / nonzero.sum())
+
+
+ACHIEVED: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "mult_gauss": _in_proportion,
+    "add_gauss": _difference,
+    "add_gauss_absolute": _difference,
+    "ablation": _zeros,
+    "zero": _zeros,
+    "prune_magnitude": _zeros,
+    "sign_flip": _signs,
+    "uni_quant": _values,
+    "uni_quant_channel": _values,
+}
+"""Method that changes values -> the dose of a change, from weights before and after (of `add_gauss` in units of weights)."""
 
 
 def _most_in_a_channel(weights: Tensor, inputs: int, chosen: Tensor | None) -> float:
