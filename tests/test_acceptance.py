@@ -4,8 +4,7 @@ import csv
 from pathlib import Path
 
 import pytest
-from test_cli import ROOT
-from test_runs import run, summary_of
+from helpers import ROOT, run, summary_of
 
 from lit_degrade.records import tables
 
@@ -30,11 +29,11 @@ def test_null_directions_are_certified_and_the_eigen_prion_wins(tmp_path: Path) 
 
 
 def test_pretraining_again_reproduces_the_shipped_perplexity(tmp_path: Path) -> None:
-    from test_embedded import _card
+    from helpers import card_of
 
     from lit_degrade.text import TextSource
 
-    card = _card("tiny-60k")
+    card = card_of("tiny-60k")
     if TextSource().sha256 != card["corpus_sha256"]:
         pytest.skip(f"this Python's documentation is not that of Python {card['python']}")
     verb = ["fit", "--config", str(ROOT / "configs/pretrain_tiny.yaml"), "--subject", "tiny-60k", "--verbosity", "quiet"]

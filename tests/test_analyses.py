@@ -5,8 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from test_cli import ROOT
-from test_sweep import sweep, sweep_file
+from helpers import ROOT, sweep, sweep_file
 
 from lit_degrade.cli import main
 from lit_degrade.grids.worker import Resolved, resolve_all

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
-from test_cli import ROOT
+from helpers import ROOT
 
 from lit_degrade import callbacks, modules
 from lit_degrade.checks import above, at_least, finite, share, some

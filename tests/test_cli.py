@@ -7,17 +7,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import QUICK, ROOT
 
 from lit_degrade.cli import main
 from lit_degrade.errors import UserError
 from lit_degrade.records.mode import wandb_mode
-
-ROOT = Path(__file__).parent.parent
-QUICK = [
-    "--subject", "tiny-60k", "--model.null_space.products", "20", "--model.null_space.random_directions", "3",
-    "--model.null_space.calibration_blocks", "2", "--model.stimuli.evaluations", "60", "--trainer.max_steps", "6",
-    "--text.probe_tokens", "2048", "--verbosity", "quiet",
-]  # fmt: skip
 
 
 def test_light_commands_do_not_import_torch() -> None:

@@ -6,9 +6,9 @@ from typing import Any
 import jsonargparse
 import pytest
 import yaml
+from helpers import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_cli import ROOT
 
 from lit_degrade.cli import main
 from lit_degrade.command_line import in_full, text_keys

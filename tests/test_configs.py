@@ -4,26 +4,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import CONFIGS, ROOT, verb_of
 
 from lit_degrade.cli import main
 from lit_degrade.perturbations.catalog import VARIANTS as CATALOGUE
 
-ROOT = Path(__file__).parent.parent
-CONFIGS = sorted((ROOT / "configs").glob("*.yaml"))
 ATTACKS = [path for path in CONFIGS if "AttackModule" in path.read_text()]
 VARIANTS = sorted((ROOT / "configs/variants").glob("*.yaml"))
 OVERLAYS = sorted([*(ROOT / "configs/subjects").glob("*.yaml"), *(ROOT / "configs/shields").glob("*.yaml")])
 
 
-def _verb(config: Path) -> str:
-    launch = next(line for line in config.read_text().splitlines() if "python -m lit_degrade" in line)
-    return launch.split("lit_degrade ")[1].split()[0]
-
-
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: p.name)
 def test_configs_resolve(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as end:
-        main([_verb(config), "--config", str(config), "--print_config"])
+        main([verb_of(config), "--config", str(config), "--print_config"])
     assert end.value.code in (0, None)
     header = config.read_text().split("experiment:")[0]
     for word in ("# Question:", "# Launch:", "# Answer:", "# Cost:"):
@@ -37,7 +31,7 @@ def test_overlays_fit_every_config(name: str, overlay: Path, capsys: pytest.Capt
     assert yaml.safe_load(overlay.read_text()).keys() <= {"subject", "precision", "adapter", "gradient_checkpointing"}
     config = ROOT / f"configs/{name}.yaml"
     with pytest.raises(SystemExit) as end:
-        main([_verb(config), "--config", str(config), "--config", str(overlay), "--print_config"])
+        main([verb_of(config), "--config", str(config), "--config", str(overlay), "--print_config"])
     assert end.value.code in (0, None)
 
 

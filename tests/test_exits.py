@@ -10,9 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers import ROOT, manifest_of
 from safetensors import SafetensorError
-from test_cli import ROOT
-from test_runs import manifest_of
 
 from lit_degrade.cli import main
 from lit_degrade.errors import Diverged, OutOfMemory, UserError

@@ -8,9 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_cli import ROOT
-from test_doses import rows_of
-from test_runs import manifest_of, summary_of
+from helpers import ROOT, manifest_of, rows_of, summary_of
 
 import lit_degrade.extensions
 from lit_degrade import text

@@ -16,9 +16,8 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import QUICK, ROOT, manifest_of, summary_of
 from loopback import Client, LoopbackServer
-from test_cli import QUICK, ROOT
-from test_runs import manifest_of, summary_of
 
 from lit_degrade.callbacks.write_record import WriteRecord
 from lit_degrade.cli import main

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_cli import QUICK, ROOT
-from test_generate import DEGRADE, SHORT
+from helpers import DEGRADE, QUICK, ROOT, SHORT
 
 from lit_degrade.cli import main
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings

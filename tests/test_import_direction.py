@@ -5,7 +5,7 @@ import runpy
 from collections.abc import Iterator
 from pathlib import Path
 
-from test_cli import ROOT
+from helpers import ROOT
 
 import lit_degrade
 

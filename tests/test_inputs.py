@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 import yaml
+from helpers import ROOT
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -14,7 +15,6 @@ from lit_degrade.cli import main
 from lit_degrade.errors import UserError
 from lit_degrade.inputs import check_configs, read_env, read_yaml
 
-ROOT = Path(__file__).parent.parent
 CONFIG = str(ROOT / "configs/evaluate.yaml")
 OURS = ("HF_", "WANDB_")
 ENV = {

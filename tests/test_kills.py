@@ -21,8 +21,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_cli import QUICK, ROOT
-from test_generate import DEGRADE, SHORT
+from helpers import DEGRADE, QUICK, ROOT, SHORT
 
 from lit_degrade.evidence.reading.runs import HIDDEN
 from lit_degrade.grids import local

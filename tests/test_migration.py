@@ -18,9 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import FOLDER_CONTEXT, random_folder, random_model
-from test_cli import ROOT
-from test_published_records import published_run
-from test_runs import manifest_of
+from helpers import ROOT, manifest_of, published_run
 from transformers import AutoTokenizer
 
 from lit_degrade.cli import VERBS, main

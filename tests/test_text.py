@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from conftest import Subject
+from helpers import ROOT
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -208,7 +209,7 @@ def test_parquet_bytes_that_are_no_text_are_named_by_their_row(tmp_path: Path) -
 
 def test_a_broken_text_ends_a_run_before_it_begins(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "null.jsonl").write_bytes(BROKEN["null.jsonl"][0])
-    config = str(Path(__file__).parent.parent / "configs/evaluate.yaml")
+    config = str(ROOT / "configs/evaluate.yaml")
     args = ["--config", config, "--subject", "tiny-60k", "--text.source", str(tmp_path / "null.jsonl")]
     assert main(["test", *args, "--results", str(tmp_path / "results")]) == 2
     err = capsys.readouterr().err
