@@ -1,6 +1,6 @@
 """Draws the rooms of the package and who uses whom into docs/architecture.md: python docs/draw_architecture.py.
 
-A room is a folder or a file at the top of the package. An arrow says that a room imports another one; where a room is reached
+A room is a folder or a file at the top of the package, then of its evidence. An arrow says that a room imports another one; where a room is reached
 by way of others too, the direct arrow is left out.
 """
 
@@ -9,20 +9,24 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/architecture.md"
+PACKAGES = (ROOT / "lit_degrade", ROOT / "lit_degrade/evidence")
+"""Whose rooms are drawn, in the order of the page."""
 BEGIN, END = "```mermaid\n", "```\n"
 
 
 def rooms(package: Path) -> dict[str, set[str]]:
-    """Room -> rooms that it imports."""
+    """Room of a package -> rooms of the same package that it imports."""
+    prefix = ".".join(package.relative_to(ROOT).parts) + "."
     places = [path for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()]
     known = {path.name.removesuffix(".py") for path in places} - {"__init__", "__main__"}
     found: dict[str, set[str]] = {name: set() for name in sorted(known)}
     for path in package.rglob("*.py"):
         room = path.relative_to(package).parts[0].removesuffix(".py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if room in known and isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(package.name):
-                names = [node.module] if "." in node.module else [f"{node.module}.{alias.name}" for alias in node.names]
-                found[room] |= {name.split(".")[1] for name in names if name.split(".")[1] in known} - {room}
+            if room in known and isinstance(node, ast.ImportFrom) and node.module:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+                used = {name.removeprefix(prefix).split(".")[0] for name in names if name.startswith(prefix)}
+                found[room] |= (used & known) - {room}
     return found
 
 
@@ -41,9 +45,11 @@ def diagram(graph: dict[str, set[str]]) -> str:
 
 
 def page(text: str) -> str:
-    """The page with the picture as the code is now."""
-    before, _, rest = text.partition(BEGIN)
-    return before + BEGIN + diagram(rooms(ROOT / "lit_degrade")) + END + rest.partition(END)[2]
+    """The page with its pictures as the code is now."""
+    before, *blocks = text.split(BEGIN)
+    for package, block in zip(PACKAGES, blocks, strict=True):
+        before += BEGIN + diagram(rooms(package)) + END + block.partition(END)[2]
+    return before
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ class DegradeCLI(LightningCLI):
         self.record = self._identify(config, options, before)
         if self.resolve_only:
             self.parser.instantiate_classes(self.config)  # what is wrong with its arguments is said before any run begins
-            raise Resolved(self.record)
+            raise ResolvedOnly(self.record)
         self._refuse_recorded(options.repeat)
         if attack:
             self.parser.instantiate_classes(self.config)  # what is wrong with this run is said before another one begins
@@ -214,7 +214,7 @@ class AlreadyRecordedError(Exception):
         self.record = record
 
 
-class Resolved(Exception):
+class ResolvedOnly(Exception):
     """The record that a command line would write, found without running anything."""
 
     def __init__(self, record: RunRecord) -> None:
@@ -250,9 +250,9 @@ def resolve(args: Sequence[str]) -> RunRecord:
     """
     try:
         _parse(args, resolve_only=True)
-    except Resolved as found:
+    except ResolvedOnly as found:
         return found.record
-    raise AssertionError("a resolved command line raises Resolved")
+    raise AssertionError("a resolved command line raises ResolvedOnly")
 
 
 def _parse(args: Sequence[str], resolve_only: bool) -> DegradeCLI:

@@ -5,6 +5,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["WANDB_MODE"] = "disabled"  # tests about W&B ask for another
 os.environ["WANDB_SILENT"] = "true"
@@ -191,3 +192,19 @@ def client(server: LoopbackServer, tmp_path: Path) -> Client:
     folder = tmp_path / "client"
     folder.mkdir()
     return Client(server, folder)
+
+
+@pytest.fixture(scope="module")
+def furnished(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A folder in which commands of the documentation run."""
+    from workplace import Workplace
+
+    return Workplace(tmp_path_factory.mktemp("workplace"))
+
+
+@pytest.fixture
+def workplace(furnished: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The same, as the current folder."""
+    monkeypatch.chdir(furnished.folder)
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    return furnished

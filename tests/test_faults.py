@@ -242,7 +242,7 @@ def test_a_disk_that_is_full_at_the_end_is_said_in_a_small_record(limit: int, st
     assert record.finished() == state
     assert nothing_hidden(tmp_path)
     assert state is None or sorted(os.listdir(record.folder)) == sorted(
-        [paths.CONFIG, paths.MANIFEST, tables.METRICS.file, paths.SUMMARY]
+        [paths.CONFIG, paths.MANIFEST, tables.COURSE.file, paths.SUMMARY]
     )
 
 

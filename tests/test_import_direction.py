@@ -59,6 +59,7 @@ def test_the_picture_of_the_rooms_is_what_the_code_is() -> None:
     text = drawn["PAGE"].read_text(encoding="utf-8")
     assert drawn["page"](text) == text
     assert "modules --> records" in text
+    assert "pages --> topics" in text
 
 
 def test_imports_flow_one_way() -> None:

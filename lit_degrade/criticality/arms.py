@@ -15,7 +15,7 @@ from lit_degrade.seeds import generator
 
 
 @dataclass(frozen=True)
-class Arm:
+class WeightSet:
     """Weights to perturb together."""
 
     metric: str
@@ -39,7 +39,7 @@ class Arm:
 
 def arms_of(
     scores: Scores, weights: Weights, metric: str, ks: Sequence[int], mode: Mode, draws: int, seed: int
-) -> Iterator[Arm]:
+) -> Iterator[WeightSet]:
     """For every k the treated weights, the lowest other than zero, and `draws` sets of each random control.
 
     Args:
@@ -70,4 +70,4 @@ def arms_of(
         for name, controls in found.items():
             for draw, control in enumerate(controls):
                 zeros = zero_scores(name, metric, weights, control.ids, scores.of(metric))
-                yield Arm(metric, name, k, draw, control.ids, zeros, control.matched)
+                yield WeightSet(metric, name, k, draw, control.ids, zeros, control.matched)

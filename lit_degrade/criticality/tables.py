@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lit_degrade.criticality.arms import Arm
+from lit_degrade.criticality.arms import WeightSet
 from lit_degrade.criticality.catalog import TREATED
 from lit_degrade.criticality.ranking import Weights
 from lit_degrade.criticality.scores import Scores
@@ -21,7 +21,7 @@ Clusters = dict[str, dict[int, list[int]]]
 """Algorithm -> label of a cluster -> numbers of its sites."""
 
 
-def score_rows(scores: Scores, weights: Weights, arms: Sequence[Arm]) -> list[Row]:
+def score_rows(scores: Scores, weights: Weights, arms: Sequence[WeightSet]) -> list[Row]:
     """For every metric and site what its scores are like, and how many of the treated weights of each k it has."""
     treated: dict[str, dict[int, Tensor]] = {}
     for arm in arms:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_degrade.checks import above, at_least
-from lit_degrade.generation.queries import Prompt, Query, left_padded, prepare
+from lit_degrade.generation.queries import PreparedQuery, Query, left_padded, prepare
 from lit_degrade.subjects.loading import Subject
 from lit_degrade.subjects.quiet import quiet_libraries
 
@@ -128,7 +128,7 @@ class TextGenerator:
             prompts = prepare(self.subject, queries, self.decoding.max_new_tokens)
         return self._in_batches(prompts)
 
-    def _in_batches(self, prompts: Sequence[Prompt]) -> Iterator[tuple[range, list[Continuation]]]:
+    def _in_batches(self, prompts: Sequence[PreparedQuery]) -> Iterator[tuple[range, list[Continuation]]]:
         start = 0
         while start < len(prompts):
             chosen = range(start, min(start + self.batch, len(prompts)))
@@ -140,7 +140,7 @@ class TextGenerator:
             yield chosen, done
             start = chosen.stop
 
-    def _batch_if_it_fits(self, prompts: Sequence[Prompt]) -> list[Continuation] | None:
+    def _batch_if_it_fits(self, prompts: Sequence[PreparedQuery]) -> list[Continuation] | None:
         """Continuations of one batch; None when memory ran out and a smaller batch may fit."""
         try:
             return self._batch(prompts)
@@ -149,13 +149,13 @@ class TextGenerator:
                 raise
             return None
 
-    def _batch(self, prompts: Sequence[Prompt]) -> list[Continuation]:
+    def _batch(self, prompts: Sequence[PreparedQuery]) -> list[Continuation]:
         start = time.perf_counter()
         new = self._new_tokens(prompts)
         duration = (time.perf_counter() - start) / len(prompts)
         return [self._continuation(*row, duration, len(prompts)) for row in zip(prompts, new, strict=True)]
 
-    def _new_tokens(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+    def _new_tokens(self, prompts: Sequence[PreparedQuery]) -> list[list[int]]:
         """New tokens of each prompt; those behind a prompt's own end are padding."""
         from transformers import GenerationConfig, LogitsProcessorList
 
@@ -174,7 +174,7 @@ class TextGenerator:
             )
         return tokens[:, inputs["input_ids"].shape[1] :].tolist()
 
-    def _continuation(self, prompt: Prompt, new: list[int], duration_s: float, batch_size: int) -> Continuation:
+    def _continuation(self, prompt: PreparedQuery, new: list[int], duration_s: float, batch_size: int) -> Continuation:
         end = next((i for i, token in enumerate(new) if token in self.ends), None)
         ids = new[:end]
         text = self.subject.tokenizer.decode(ids, skip_special_tokens=True)

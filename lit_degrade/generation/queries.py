@@ -25,7 +25,7 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Prompt:
+class PreparedQuery:
     """A query as a subject takes it."""
 
     inputs: dict[str, Tensor]
@@ -39,7 +39,7 @@ class Prompt:
         return self.inputs["input_ids"][0].tolist()
 
 
-def prepare(subject: Subject, queries: Sequence[Query], max_new_tokens: int) -> list[Prompt]:
+def prepare(subject: Subject, queries: Sequence[Query], max_new_tokens: int) -> list[PreparedQuery]:
     """What a subject takes, for each query; every picture is opened once.
 
     Raises: UserError for a picture that cannot be read or shown, for an empty prompt, and for one that leaves no room for
@@ -53,7 +53,7 @@ def prepare(subject: Subject, queries: Sequence[Query], max_new_tokens: int) -> 
     for i, query in enumerate(queries):
         inputs = _inputs(subject, query.text, pictures[query.image] if query.image else None)
         _refuse_length(subject, i, inputs["input_ids"].shape[1], max_new_tokens)
-        prompts.append(Prompt(inputs, query.seed))
+        prompts.append(PreparedQuery(inputs, query.seed))
     return prompts
 
 

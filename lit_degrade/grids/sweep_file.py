@@ -25,7 +25,7 @@ NOT_HERE = {
     "job": "launch jobs need the W&B server",
     "image_uri": "launch jobs need the W&B server",
 }
-METHODS = ("grid", "random")
+SWEEP_METHODS = ("grid", "random")
 NAME = r"[^\s=-][^\s=]*"
 """What may follow the two dashes of a command line."""
 RANDOM_SEED = 42
@@ -73,9 +73,9 @@ def load_sweep(path: Path) -> SweepFile:
         check_text(f"{path}: {key}", found.get(key) or "")
     method = found.get("method", "")
     if method == "bayes":
-        raise UserError(f"{path}: method 'bayes' needs the results of earlier runs. Available: {', '.join(METHODS)}.")
-    if method not in METHODS:
-        raise unknown(f"method of {path}", " ".join(str(method).split()), METHODS)
+        raise UserError(f"{path}: method 'bayes' needs the results of earlier runs. Available: {', '.join(SWEEP_METHODS)}.")
+    if method not in SWEEP_METHODS:
+        raise unknown(f"method of {path}", " ".join(str(method).split()), SWEEP_METHODS)
     parameters = found.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
         raise UserError(f"{path}: the grid is empty: expected at least one entry under 'parameters'.")

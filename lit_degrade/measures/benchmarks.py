@@ -41,7 +41,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Metric:
+class Result:
     """A number that a benchmark ends in."""
 
     benchmark: str
@@ -191,7 +191,7 @@ def choice(item: Item, log_likelihoods: Sequence[float], per_character: bool) ->
     return scores.index(max(scores))
 
 
-def run_benchmark(logits_of: LogitsFunction, asked: Requests) -> tuple[list[Metric], list[dict[str, Any]]]:
+def run_benchmark(logits_of: LogitsFunction, asked: Requests) -> tuple[list[Result], list[dict[str, Any]]]:
     """Score a benchmark; returns its metrics, and a row of benchmark_items.csv for every item.
 
     hellaswag: `acc` and `acc_norm`, shares of items whose most likely choice, in sum and per character, is right. lambada:
@@ -239,22 +239,22 @@ def _word_row(item: Item, found: Scored) -> dict[str, Any]:
     }
 
 
-def _share(benchmark: str, name: str, right: Sequence[bool]) -> Metric:
+def _share(benchmark: str, name: str, right: Sequence[bool]) -> Result:
     """Share p of what is right, with its standard error √(p(1-p)/(n-1))."""
     n = len(right)
     p = sum(right) / n
-    return Metric(benchmark, name, p, math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else None, n)
+    return Result(benchmark, name, p, math.sqrt(p * (1 - p) / (n - 1)) if n > 1 else None, n)
 
 
-def _word_perplexity(benchmark: str, log_likelihoods: Sequence[float]) -> Metric:
+def _word_perplexity(benchmark: str, log_likelihoods: Sequence[float]) -> Result:
     """exp(-mean), and its standard error to first order, perplexity · sd/√n; nan where either is not finite."""
     n = len(log_likelihoods)
     perplexity = perplexity_of(-math.fsum(log_likelihoods) / n)
     if n == 1:
-        return Metric(benchmark, "perplexity", perplexity, None, n)
+        return Result(benchmark, "perplexity", perplexity, None, n)
     finite = all(map(math.isfinite, [*log_likelihoods, perplexity]))
     error = perplexity * statistics.stdev(log_likelihoods) / math.sqrt(n) if finite else math.nan
-    return Metric(benchmark, "perplexity", perplexity, error, n)
+    return Result(benchmark, "perplexity", perplexity, error, n)
 
 
 @dataclass(frozen=True)

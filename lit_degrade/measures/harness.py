@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_degrade.errors import UserError
-from lit_degrade.measures.benchmarks import Metric
+from lit_degrade.measures.benchmarks import Result
 from lit_degrade.subjects.hub import go_offline_if_unreachable
 from lit_degrade.subjects.loading import Subject
 from lit_degrade.tasks.benchmarks import HARNESS
@@ -85,7 +85,7 @@ def load_task(name: str, include_path: str, seed: int) -> HarnessTask:
     return HarnessTask(name, loaded)
 
 
-def run_task(subject: Subject, task: HarnessTask, limit: int) -> tuple[list[Metric], list[dict[str, Any]]]:
+def run_task(subject: Subject, task: HarnessTask, limit: int) -> tuple[list[Result], list[dict[str, Any]]]:
     """What the harness measures; and a row of benchmark_items.csv for every item and filter, with what it says about the item.
 
     The subject computes at its own precision; no weight is changed, and no global random state either. A standard error is None
@@ -112,14 +112,14 @@ def run_task(subject: Subject, task: HarnessTask, limit: int) -> tuple[list[Metr
     return metrics, rows
 
 
-def _metrics(name: str, results: Mapping[str, Any]) -> Iterator[Metric]:
+def _metrics(name: str, results: Mapping[str, Any]) -> Iterator[Result]:
     """The harness's `metric,filter` and `metric_stderr,filter` side by side; a filter that is none is not named."""
     for key, value in results.items():
         metric, comma, kind = key.partition(",")
         if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
             continue
         error = results.get(f"{metric}_stderr,{kind}")
-        yield Metric(
+        yield Result(
             name, metric if kind == "none" else key, float(value), float(error) if isinstance(error, int | float) else None,
             int(results.get("sample_len", 0)), source="lm_eval",
         )  # fmt: skip

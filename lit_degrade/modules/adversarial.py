@@ -26,7 +26,7 @@ from lit_degrade.text import TextSource, TokenStream
 
 
 @dataclass(frozen=True)
-class Cell:
+class InputAttack:
     """One attack of all windows."""
 
     attack: str
@@ -102,19 +102,19 @@ class AdversarialModule(MeasuringModule):
         self.likeliest: Tensor
         """most likely tokens of the intact subject (windows, length - 1)"""
 
-    def _embedding_cells(self) -> Iterator[Cell]:
+    def _embedding_cells(self) -> Iterator[InputAttack]:
         for attack in self.attacks:
             for norm in self.norms:
                 for epsilon in self.epsilons:
                     for draw in range(self.draws if ATTACKS[attack].random and epsilon else 1):
-                        yield Cell(attack, draw, norm, epsilon)  # type: ignore[arg-type]
+                        yield InputAttack(attack, draw, norm, epsilon)  # type: ignore[arg-type]
 
-    def _token_cells(self) -> Iterator[Cell]:
+    def _token_cells(self) -> Iterator[InputAttack]:
         for attack in TOKEN_ATTACKS if self.counts else ():
             for draw in range(self.draws if TOKEN_ATTACKS[attack].random else 1):
-                yield Cell(attack, draw)
+                yield InputAttack(attack, draw)
 
-    def plan(self, device: torch.device) -> list[Cell]:
+    def plan(self, device: torch.device) -> list[InputAttack]:
         """See that the subject gives the gradients that are needed, and have it continue the prompt."""
         if self.windows > len(self.probe.ids):
             raise UserError(
@@ -161,7 +161,7 @@ class AdversarialModule(MeasuringModule):
         """How much is attacked, and what epsilons are counted in."""
         return {"windows": self.windows, **{UNIT_OF[norm]: size for norm, size in self.units.items()}}
 
-    def measure(self, piece: Cell) -> None:
+    def measure(self, piece: InputAttack) -> None:
         """One attack of all windows."""
         with torch.inference_mode(False), torch.enable_grad():
             if piece.norm is None:
@@ -169,7 +169,7 @@ class AdversarialModule(MeasuringModule):
             else:
                 self.rows.append(self._attack_embeddings(piece, piece.norm))
 
-    def _attack_embeddings(self, cell: Cell, norm: Norm) -> dict[str, Any]:
+    def _attack_embeddings(self, cell: InputAttack, norm: Norm) -> dict[str, Any]:
         """A row of adversarial.csv."""
         radius = cell.epsilon * self.units[norm]
         how = (cell.attack, norm, radius, self.steps)
@@ -190,7 +190,7 @@ class AdversarialModule(MeasuringModule):
             **self._damage(delta, forward),
         }
 
-    def _attack_tokens(self, cell: Cell) -> Iterator[dict[str, Any]]:
+    def _attack_tokens(self, cell: InputAttack) -> Iterator[dict[str, Any]]:
         """Rows of adversarial_tokens.csv: one for each number of changed tokens."""
         changed = [self._changed_tokens(cell, ids, window) for window, ids in enumerate(self.attacked.ids)]
         for count in self.counts:
@@ -199,7 +199,7 @@ class AdversarialModule(MeasuringModule):
             damage = self._damage(inputs, lambda ids, given: self.logits(given))
             yield {"attack": cell.attack, "changed": count, "draw": cell.draw, **damage}
 
-    def _changed_tokens(self, cell: Cell, ids: Tensor, window: int) -> dict[int, Tensor]:
+    def _changed_tokens(self, cell: InputAttack, ids: Tensor, window: int) -> dict[int, Tensor]:
         last, tokenizer = len(ids) - 1, self.subject.tokenizer
         if cell.attack == "gradient":
             return by_gradient(self.subject, ids, self.counts, self.allowed, last)
@@ -208,7 +208,7 @@ class AdversarialModule(MeasuringModule):
             return by_characters(tokenizer, ids, self.counts, self.allowed, last, draws)
         return at_random(ids, self.counts, self.allowed, last, draws)
 
-    def _draws(self, cell: Cell, window: int) -> torch.Generator:
+    def _draws(self, cell: InputAttack, window: int) -> torch.Generator:
         """Random numbers of one window, the same at every epsilon."""
         return generator(self.seed, "adversarial", cell.attack, cell.norm or "tokens", str(cell.draw), str(window))
 

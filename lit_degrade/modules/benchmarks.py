@@ -6,11 +6,11 @@ from typing import Any
 import torch
 
 from lit_degrade.checks import at_least, some
-from lit_degrade.measures.benchmarks import Metric, Requests, positions, requests, run_benchmark
+from lit_degrade.measures.benchmarks import Requests, Result, positions, requests, run_benchmark
 from lit_degrade.measures.harness import HarnessTask, load_task, run_task
 from lit_degrade.modules.doses import DoseModule
 from lit_degrade.perturbations.catalog import PerturbationSettings
-from lit_degrade.perturbations.walk import Cell
+from lit_degrade.perturbations.walk import PlannedDose
 from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.tasks.benchmarks import HARNESS, choose_benchmarks, read_benchmark
@@ -99,7 +99,7 @@ class BenchmarkModule(DoseModule):
                 self.measure_intact()
                 measured = self.start[0].damage(self.start[0])
         items = self.start[0].tokens
-        self._keep(cell, [Metric("text", name, measured[name], None, items) for name in PROBE], [])
+        self._keep(cell, [Result("text", name, measured[name], None, items) for name in PROBE], [])
         with self.record.timed("benchmarks"):
             for asked in self.asked:
                 self._keep(cell, *run_benchmark(self.logits, asked))
@@ -108,7 +108,7 @@ class BenchmarkModule(DoseModule):
 
     validation_step = test_step
 
-    def _keep(self, cell: Cell, metrics: Iterable[Metric], items: Iterable[dict[str, Any]]) -> None:
+    def _keep(self, cell: PlannedDose, metrics: Iterable[Result], items: Iterable[dict[str, Any]]) -> None:
         """Rows of a benchmark at a dose; those of the intact subject are columns of the summary too."""
         intact = cell is self.cells[0]
         at = {"variant": cell.variant, "level_index": cell.level_index, "repetition": cell.dose.repetition}

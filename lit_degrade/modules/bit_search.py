@@ -29,7 +29,7 @@ _OF_A_FLIP = ("parameter", "component", "depth", "index", "bit", "bit_class", "v
 
 
 @dataclass(frozen=True)
-class Cell:
+class FlipSequence:
     """A sequence of flips to be measured."""
 
     constraint: str
@@ -98,7 +98,7 @@ class BitSearchModule(MeasuringModule):
         self.rows: list[dict[str, Any]] = []
         self.collapses: list[dict[str, Any]] = []
 
-    def plan(self, device: torch.device) -> list[Cell]:
+    def plan(self, device: torch.device) -> list[FlipSequence]:
         """Every search, and every draw of a control.
 
         Raises: UserError for a subject that has collapsed to begin with.
@@ -112,7 +112,7 @@ class BitSearchModule(MeasuringModule):
                 f"{self.collapse.threshold:.4f}, two standard errors above the best constant answer."
             )
         return [
-            Cell(constraint, arm, draw)
+            FlipSequence(constraint, arm, draw)
             for constraint in self.constraints
             for arm in (SEARCH, *self.controls)
             for draw in range(1 if arm == SEARCH else self.draws)
@@ -128,7 +128,7 @@ class BitSearchModule(MeasuringModule):
         collapse = {"chance": self.collapse.chance, "threshold": self.collapse.threshold}
         return {"weights": len(self.weights), "search_tokens": self.ids.numel(), **collapse}
 
-    def measure(self, piece: Cell) -> None:
+    def measure(self, piece: FlipSequence) -> None:
         """One search, or one draw of a control."""
         self._add_row(piece, 0, None, self.before)
         found, budget = self._search(piece) if piece.arm == SEARCH else self._control(piece)
@@ -137,7 +137,7 @@ class BitSearchModule(MeasuringModule):
             {**piece.labels, "flips": budget if found is None else found, "collapsed": found is not None, **facts}
         )
 
-    def _search(self, cell: Cell) -> tuple[int | None, int]:
+    def _search(self, cell: FlipSequence) -> tuple[int | None, int]:
         """Flips that a search takes to a collapse, and its budget."""
         collapsed: list[bool] = []
 
@@ -149,7 +149,7 @@ class BitSearchModule(MeasuringModule):
         bit_search(self.subject, self.ids, self.weights, self.candidates, self.budget, limits, done)
         return (len(collapsed) if any(collapsed) else None), self.budget
 
-    def _control(self, cell: Cell) -> tuple[int | None, int]:
+    def _control(self, cell: FlipSequence) -> tuple[int | None, int]:
         """Flips of a control to a collapse, and its budget: smaller where the target has fewer weights that may flip."""
         limits = self.limits[cell.constraint]
         flips = control_flips(self.subject, self.weights, cell.arm, self.control_budget, limits, self.seed, cell.draw)
@@ -160,7 +160,7 @@ class BitSearchModule(MeasuringModule):
 
         return first_collapse(collapsed, len(flips)), len(flips)
 
-    def _add_row(self, cell: Cell, n: int, last: Candidate | None, measured: Likelihood) -> bool:
+    def _add_row(self, cell: FlipSequence, n: int, last: Candidate | None, measured: Likelihood) -> bool:
         """Keep what n flips cost, the last of which is given; returns whether the subject has collapsed."""
         collapsed = measured.token_accuracy <= self.collapse.threshold
         self.rows.append(
@@ -187,7 +187,7 @@ class BitSearchModule(MeasuringModule):
 
     def _place(self, row: Mapping[str, Any]) -> tuple[int, int]:
         """Order of the rows: as sequences are measured, each by number of flips."""
-        return self.work.index(Cell(row["constraint"], row["arm"], row["draw"])), row["flip"]
+        return self.work.index(FlipSequence(row["constraint"], row["arm"], row["draw"])), row["flip"]
 
 
 def summarised(rows: Sequence[dict[str, Any]], constraint: str) -> dict[str, Any]:

@@ -49,7 +49,7 @@ class DoseSettings(PerturbationSettings):
 
 
 @dataclass(frozen=True)
-class Variant:
+class SubjectVariant:
     """What the subject is made into."""
 
     name: str
@@ -108,11 +108,11 @@ class ComparisonModule(MeasuringModule):
         self.query, self.decoding, self.keep = Query(prompt, derive(seed, "sample", "prompt")), decoding, keep
         self.norm, self.epsilon, self.steps = norm, epsilon, steps
         self.variants = [
-            Variant("as given", "intact"),
-            *(Variant(_pruned_name(how), "pruned", how) for how in prune),
-            *(Variant(f"{how.method} {how.target} {how.level:g}", "perturbed", how) for how in perturb),
-            *(Variant(f"{attack} {norm} {epsilon:g}", "attacked", attack) for attack in attacks),
-            *(Variant(name, "other", name) for name in beside),
+            SubjectVariant("as given", "intact"),
+            *(SubjectVariant(_pruned_name(how), "pruned", how) for how in prune),
+            *(SubjectVariant(f"{how.method} {how.target} {how.level:g}", "perturbed", how) for how in perturb),
+            *(SubjectVariant(f"{attack} {norm} {epsilon:g}", "attacked", attack) for attack in attacks),
+            *(SubjectVariant(name, "other", name) for name in beside),
         ]
         names = [variant.name for variant in self.variants]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
@@ -122,7 +122,7 @@ class ComparisonModule(MeasuringModule):
         self.windows: dict[int, Tensor] = {}
         self.said: Continuation
 
-    def plan(self, device: torch.device) -> list[Variant]:
+    def plan(self, device: torch.device) -> list[SubjectVariant]:
         """Load the other subjects, and see that each variant can be made."""
         for variant in self.variants:
             if isinstance(variant.how, PruneSettings):
@@ -151,7 +151,7 @@ class ComparisonModule(MeasuringModule):
         """What every variant continues."""
         return {"prompt": self.query.text}
 
-    def measure(self, piece: Variant) -> None:
+    def measure(self, piece: SubjectVariant) -> None:
         """Measure a variant and let it write."""
         with torch.inference_mode(False), torch.enable_grad(), self._made(piece) as (change, measured, made):
             self.rows.append(
@@ -168,7 +168,7 @@ class ComparisonModule(MeasuringModule):
                 self._save(piece)
 
     @contextmanager
-    def _made(self, variant: Variant) -> Iterator[tuple[dict[str, Any], Likelihood, Continuation]]:
+    def _made(self, variant: SubjectVariant) -> Iterator[tuple[dict[str, Any], Likelihood, Continuation]]:
         """The variant while it exists: how large a change it is, its likelihood, its answer."""
         how = variant.how
         if isinstance(how, PruneSettings):
@@ -217,7 +217,7 @@ class ComparisonModule(MeasuringModule):
         self.record.add(variants=len(self.rows), **told)
         self.headline = tuple(told)
 
-    def _save(self, variant: Variant) -> None:
+    def _save(self, variant: SubjectVariant) -> None:
         """Keep a variant as a subject with its lineage."""
         before = list(self.subject.lineage) or [{"name": self.subject.spec.name, "sha256": self.subject.sha256}]
         stage = {"run_id": self.record.run_id, "experiment": self.record.experiment, "variant": variant.name}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lit_degrade.checks import at_least, some
-from lit_degrade.criticality.arms import Arm, arms_of
+from lit_degrade.criticality.arms import WeightSet, arms_of
 from lit_degrade.criticality.catalog import TREATED, Mode, ScoreSettings, choose_metrics, refuse_gradients
 from lit_degrade.criticality.controls import among
 from lit_degrade.criticality.measuring import measure, passes
@@ -74,7 +74,7 @@ class CriticalityModule(MeasuringModule):
         self.effects: list[dict[str, Any]] = []
         self.norm = math.nan
 
-    def plan(self, device: torch.device) -> list[Arm]:
+    def plan(self, device: torch.device) -> list[WeightSet]:
         """Score, and choose all weights that will be perturbed."""
         self.weights = Weights(self.subject, sites_of(self.subject, self.how))
         refuse_what_has_no_inputs(self.metrics, self.subject, self.weights.sites)
@@ -118,7 +118,7 @@ class CriticalityModule(MeasuringModule):
         self.norm = math.sqrt(sum(float(self.scores.weights(s).double().square().sum()) for s in self.weights.sites))
         return {"weights": len(self.weights), "calibration_tokens": self.ids.numel()}
 
-    def measure(self, piece: Arm) -> None:
+    def measure(self, piece: WeightSet) -> None:
         """Perturb the weights of one arm; again with other random numbers, where other weights are not drawn already."""
         for draw in range(1 if piece.drawn else self._repetitions):
             self.effects.append(self._effect(piece, draw if not piece.drawn else piece.draw))
@@ -128,7 +128,7 @@ class CriticalityModule(MeasuringModule):
         """How often the same weights are perturbed: every injury is another where random numbers decide it."""
         return 1 if METHODS[self.how.method].certain(self.level) else self.draws
 
-    def _effect(self, arm: Arm, draw: int) -> dict[str, Any]:
+    def _effect(self, arm: WeightSet, draw: int) -> dict[str, Any]:
         """A row of effects.csv."""
         return {
             "metric": arm.metric,

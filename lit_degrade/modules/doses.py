@@ -14,7 +14,7 @@ from lit_degrade.modules.base import SubjectModule
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.perturbations.edits import EditRecord, edits, rows, totals
 from lit_degrade.perturbations.targets import is_tied
-from lit_degrade.perturbations.walk import Cell, intact, walk
+from lit_degrade.perturbations.walk import PlannedDose, intact, walk
 from lit_degrade.records import tables
 from lit_degrade.subjects.catalog import SubjectSpec
 from lit_degrade.text import TextSource
@@ -23,7 +23,7 @@ from lit_degrade.text import TextSource
 class DoseModule(SubjectModule):
     """One step measures the intact subject, and one every dose; the `Perturb` callback applies and undoes them."""
 
-    cells: list[Cell]
+    cells: list[PlannedDose]
     """the intact subject first, then every dose"""
     edits: list[EditRecord]
     """what the dose at work does, site by site"""
@@ -74,7 +74,7 @@ class DoseModule(SubjectModule):
         self.keep_hash()
         self.record.add(probe_tokens=measured.tokens, tied_embedding=is_tied(self.subject), **measured.facts("pre"))
 
-    def measure_dose(self, cell: Cell) -> dict[str, Any]:
+    def measure_dose(self, cell: PlannedDose) -> dict[str, Any]:
         """A row of doses.csv for the dose at work."""
         before, predictions, spectrum = self.start
         measured = likelihood(self.logits, self.probe)
@@ -92,7 +92,7 @@ class DoseModule(SubjectModule):
             "rank_reduction": rank_reduction(spectrum, self._last_spectrum()),
         }
 
-    def edit_table(self, cell: Cell) -> list[dict[str, Any]]:
+    def edit_table(self, cell: PlannedDose) -> list[dict[str, Any]]:
         """Rows of edits.csv for the dose at work."""
         return rows(self.edits, variant=cell.variant, level_index=cell.level_index, repetition=cell.dose.repetition)
 

@@ -17,7 +17,7 @@ from lit_degrade.modules import outputs
 from lit_degrade.modules.doses import DoseModule
 from lit_degrade.modules.outputs import Generation
 from lit_degrade.perturbations.catalog import PerturbationSettings
-from lit_degrade.perturbations.walk import Cell
+from lit_degrade.perturbations.walk import PlannedDose
 from lit_degrade.records import paths, tables
 from lit_degrade.records.journal import Journal
 from lit_degrade.records.run_record import plain
@@ -124,12 +124,12 @@ class GenerateModule(DoseModule):
         self.finish()
         self.journal.path.unlink()
 
-    def _queries(self, task: Task, prompts: Sequence[Prompt], cell: Cell) -> list[Query]:
+    def _queries(self, task: Task, prompts: Sequence[Prompt], cell: PlannedDose) -> list[Query]:
         image = self.image if task.image else None
         repetition = str(cell.dose.repetition)
         return [Query(p.text, derive(self.seed, "sample", task.name, str(p.id), repetition), image) for p in prompts]
 
-    def _generate(self, cell: Cell, task: Task, done: int) -> Iterator[dict[str, Any]]:
+    def _generate(self, cell: PlannedDose, task: Task, done: int) -> Iterator[dict[str, Any]]:
         """Journal entries of a task's prompts from number `done` on, a batch each."""
         with self.record.timed("generation"):
             for _, made in self.generator.batches(self._queries(task, task.prompts[done:], cell)):
@@ -141,7 +141,7 @@ class GenerateModule(DoseModule):
                     "vram_usage_percent": outputs.vram_percent(self.subject.device),
                 }
 
-    def _made(self, cell: Cell, task: Task) -> list[tuple[Continuation, dict[str, Any]]]:
+    def _made(self, cell: PlannedDose, task: Task) -> list[tuple[Continuation, dict[str, Any]]]:
         """What the journal has of a task at a dose, in the order of the prompts."""
         entries = [entry for entry in self.journal.entries if entry["cell"] == cell.key and entry.get("task") == task.name]
         return [(Continuation(**made), entry) for entry in entries for made in entry["made"]]

@@ -13,7 +13,7 @@ import torch
 from lit_degrade.generation.generator import Continuation, Decoding
 from lit_degrade.measures.perplexity import perplexity_of
 from lit_degrade.measures.text_quality import measure_text, self_bleu
-from lit_degrade.perturbations.walk import Cell
+from lit_degrade.perturbations.walk import PlannedDose
 from lit_degrade.subjects.loading import Subject
 from lit_degrade.tasks.answers import parsed, score
 from lit_degrade.tasks.catalog import Prompt
@@ -28,7 +28,7 @@ CLOCK = ("timestamp", "duration", "vram_usage_percent")
 class Generation:
     """One continuation, with where it belongs."""
 
-    cell: Cell
+    cell: PlannedDose
     task: str
     prompt: Prompt
     image: Path | None

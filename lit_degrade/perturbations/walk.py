@@ -11,7 +11,7 @@ from lit_degrade.perturbations.edits import Dose
 
 
 @dataclass(frozen=True)
-class Cell:
+class PlannedDose:
     """One dose of one variant."""
 
     variant: str
@@ -31,7 +31,9 @@ class Cell:
         return not METHODS[self.settings.method].certain(self.dose.level)
 
 
-def walk(settings: PerturbationSettings, variants: str, levels: Sequence[float], repetitions: int, seed: int) -> list[Cell]:
+def walk(
+    settings: PerturbationSettings, variants: str, levels: Sequence[float], repetitions: int, seed: int
+) -> list[PlannedDose]:
     """Every dose, repetitions fastest.
 
     Args:
@@ -61,10 +63,10 @@ def walk(settings: PerturbationSettings, variants: str, levels: Sequence[float],
     for name, (how, doses) in named.items():
         for index, level in enumerate(doses):
             check_dose(how.method, level, "model.levels")
-            cells += [Cell(name, how, Dose(level, seed, repetition), index) for repetition in range(repetitions)]
+            cells += [PlannedDose(name, how, Dose(level, seed, repetition), index) for repetition in range(repetitions)]
     return cells
 
 
-def intact(seed: int) -> Cell:
+def intact(seed: int) -> PlannedDose:
     """No dose at all."""
-    return Cell("intact", PerturbationSettings(), Dose(math.nan, seed), 0)
+    return PlannedDose("intact", PerturbationSettings(), Dose(math.nan, seed), 0)

@@ -23,7 +23,7 @@ from lit_degrade.records.identity import Identity
 from lit_degrade.records.lock import Lock, StillHeldError
 from lit_degrade.records.provenance import peak_memory, provenance
 from lit_degrade.records.reading import defect_of, state_of
-from lit_degrade.records.tables import METRICS, Schema
+from lit_degrade.records.tables import COURSE, Schema
 
 ENDED = ("done", "diverged")
 """States of runs that came to their end: their record is the answer."""
@@ -229,7 +229,7 @@ class RunRecord:
     def _close(self, exit_state: ExitState, detail: str) -> None:
         self.durations_s["total"] = time.monotonic() - self._started
         self.save_text(paths.CONFIG, to_yaml(self.config))
-        self.save_table(METRICS, self.metrics or [{"step": 0}])
+        self.save_table(COURSE, self.metrics or [{"step": 0}])
         summary = {"run_id": self.run_id, "experiment": self.experiment, "exit_state": exit_state, **self.summary}
         self.save_text(paths.SUMMARY, json.dumps(plain(summary), indent=2) + "\n")
         manifest = {

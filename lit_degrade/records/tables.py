@@ -152,7 +152,7 @@ _AT_A_DOSE = (
     number("repetition", "number of the repetition, from 0"),
 )
 
-METRICS = Schema(
+COURSE = Schema(
     "metrics.csv",
     "what was logged at a step of training; other runs have one line",
     (number("step", "optimizer steps so far", "steps"), maybe("*", "what was logged, by its name", needed=False)),

@@ -25,7 +25,7 @@ from lit_degrade.evidence.pages.topics import TOPICS
 from lit_degrade.evidence.reading.record_tables import Tables
 from lit_degrade.evidence.topics.effects.rows import (
     MATCHED,
-    Cell,
+    TopK,
     cells_of,
     difference,
     excess,
@@ -78,7 +78,7 @@ def scored(results: Path, rows: list[dict[str, Any]] | None = None, likeness: An
     return folder
 
 
-def cells(results: Path) -> dict[tuple[str, int], Cell]:
+def cells(results: Path) -> dict[tuple[str, int], TopK]:
     found = section(results)
     return {(cell.metric, cell.k): cell for cell in cells_of(found.tables[EFFECTS], found.groups[0])}
 

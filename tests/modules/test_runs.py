@@ -37,7 +37,7 @@ def attacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_record_is_complete(attacked: Path) -> None:
     assert {f.name for f in attacked.iterdir()} == {
-        paths.CONFIG, paths.MANIFEST, tables.METRICS.file, paths.SUMMARY, paths.SPECTRA, paths.STIMULUS, paths.STIMULUS_TEXT,
+        paths.CONFIG, paths.MANIFEST, tables.COURSE.file, paths.SUMMARY, paths.SPECTRA, paths.STIMULUS, paths.STIMULUS_TEXT,
         tables.STIMULI.file, tables.DIRECTIONS.file, paths.SUBJECT,
     }  # fmt: skip
     summary, manifest = summary_of(attacked), manifest_of(attacked)
@@ -52,7 +52,7 @@ def test_the_record_is_complete(attacked: Path) -> None:
     assert summary["rank_change_absolute"] == abs(summary["rank_reduction"])
     assert set(manifest["sha256"]) == {"subject", "text", "subject_after"}
     assert manifest["sha256"]["subject"] != manifest["sha256"]["subject_after"]
-    rows = list(csv.DictReader((attacked / tables.METRICS).open()))
+    rows = list(csv.DictReader((attacked / tables.COURSE).open()))
     losses = [float(row["train_nats_per_token"]) for row in rows if row["train_nats_per_token"]]
     assert len(losses) == 6
     assert losses[-1] < losses[0]
@@ -151,7 +151,7 @@ def test_every_precision_trains(precision: str, adapter: str, tmp_path: Path) ->
     args = ["--precision", precision, "--adapter", adapter, "--model.lr", "1e-3", *short]
     folder = run(tmp_path, *args)
     summary = summary_of(folder)
-    rows = list(csv.DictReader((folder / tables.METRICS).open()))
+    rows = list(csv.DictReader((folder / tables.COURSE).open()))
     losses = [float(row["train_nats_per_token"]) for row in rows if row["train_nats_per_token"]]
     assert losses[-1] < losses[0]
     assert summary["drift"] > 0

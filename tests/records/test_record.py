@@ -27,13 +27,13 @@ def test_record_appears_whole(tmp_path: Path) -> None:
     assert not record.folder.exists()
     folder = record.close("done")
     assert {f.name for f in folder.iterdir()} == {
-        paths.CONFIG, paths.MANIFEST, tables.METRICS.file, paths.SUMMARY, "x.safetensors",
+        paths.CONFIG, paths.MANIFEST, tables.COURSE.file, paths.SUMMARY, "x.safetensors",
     }  # fmt: skip
     summary = json.loads((folder / paths.SUMMARY).read_text(), parse_constant=pytest.fail)
     assert summary["perplexity_post"] == "inf"
     assert summary["nothing"] == "nan"
     assert summary["exit_state"] == "done"
-    assert (folder / tables.METRICS).read_text().splitlines() == ["step,a,b", "0,1.0,2.0", "1,3.0,"]
+    assert (folder / tables.COURSE).read_text().splitlines() == ["step,a,b", "0,1.0,2.0", "1,3.0,"]
     assert RunRecord("fit", CONFIG | {"results": str(tmp_path / "results")}).finished() == "done"
     assert list((tmp_path / "results" / "e").iterdir()) == [folder]
 

@@ -7,11 +7,11 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator, NullLocator
 
 from lit_degrade.evidence.drawing.axes import STEPS, WIDE, Decades
-from lit_degrade.evidence.reading.variants import Variant
+from lit_degrade.evidence.reading.variants import DoseSeries
 from lit_degrade.evidence.reading.words import method_of
 
 
-def level_axis(ax: Axes, variant: Variant, found: set[float]) -> dict[float, float]:
+def level_axis(ax: Axes, variant: DoseSeries, found: set[float]) -> dict[float, float]:
     """Scale and label of an axis of levels, on which damage grows to the right; returns where each level is."""
     places, levels = places_of_levels(found), sorted(found)
     note = "; ∞: not quantised]" if math.inf in levels else "]"

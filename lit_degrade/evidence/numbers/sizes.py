@@ -37,7 +37,8 @@ MEASURED_SIZE: dict[tuple[str, str], dict[int, float]] = {
 }
 """Share of true null hypotheses rejected at 5 %, by (test, distribution) and runs per arm.
 
-Two-sided but for ONE_SIDED. Measured by tests/evidence/test_statistics_simulated.py, which says how, and fails where it finds others.
+Two-sided but for ONE_SIDED. Measured, and kept true, by
+tests/evidence/test_statistics_simulated.py, which says how.
 """
 ONE_SIDED = ("one-sample TOST", "Welch TOST", "Jonckheere-Terpstra")
 MEASURED_COVERAGE: dict[tuple[str, str], dict[int, float]] = {

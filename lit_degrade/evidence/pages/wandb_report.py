@@ -253,4 +253,4 @@ def _logged(section: Section) -> list[str]:
 
 
 def _metrics(folder: str) -> Path:
-    return Path(folder) / tables.METRICS
+    return Path(folder) / tables.COURSE

@@ -13,7 +13,7 @@ import pandas as pd
 from lit_degrade.errors import UserError
 from lit_degrade.evidence.reading.runs import Defect, Runs
 
-CONFIG, METRICS = "config.json", "metrics.jsonl"
+CONFIG, STEPS = "config.json", "metrics.jsonl"
 NAME = re.compile(
     r"pythia_(?P<size>[\d.]+[mb])_pythia-\S+?_run(?P<run>\d+)_(?P<precision>fp16|8bit|4bit|fp32)(?:_(?P<arm>\w+))?$"
 )
@@ -44,7 +44,7 @@ def read_published(folders: Sequence[Path]) -> Runs:
     for root in folders:
         if not root.is_dir():
             raise UserError(f"'{root}' is not a folder. Expected one with raw_data/ folders below it.")
-        for path in sorted({*(file.parent for name in (METRICS, CONFIG) for file in root.rglob(name))}):
+        for path in sorted({*(file.parent for name in (STEPS, CONFIG) for file in root.rglob(name))}):
             if path.resolve() not in seen:
                 seen.add(path.resolve())
                 try:
@@ -58,7 +58,7 @@ def read_published(folders: Sequence[Path]) -> Runs:
                 defects.append(_corrupt(path, error))
     if not rows:
         bad = f" {len(defects)} cannot be read, the first: {defects[0].where}: {defects[0].detail}." if defects else ""
-        raise UserError(f"No published records below {', '.join(map(str, folders))}.{bad} Expected folders with {METRICS}.")
+        raise UserError(f"No published records below {', '.join(map(str, folders))}.{bad} Expected folders with {STEPS}.")
     table = pd.DataFrame(rows).sort_values(["experiment", "n_parameters", "stimulus", "seed"], ignore_index=True)
     return Runs(table, list(_CONDITIONS), defects, NOTES)
 
@@ -106,7 +106,7 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def read_metrics(folder: Path) -> dict[str, Any]:
     """Everything that a run logged by name, the last value of each."""
-    lines = (folder / METRICS).read_text(encoding="utf-8").splitlines()
+    lines = (folder / STEPS).read_text(encoding="utf-8").splitlines()
     return {key: value for line in lines if line.strip() for key, value in json.loads(line).items()}
 
 

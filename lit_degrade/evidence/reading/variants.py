@@ -9,7 +9,7 @@ import pandas as pd
 from lit_degrade.evidence.reading.estimates import number
 
 
-class Variant(NamedTuple):
+class DoseSeries(NamedTuple):
     """One way of doing damage, whose dose is varied."""
 
     name: str
@@ -27,18 +27,18 @@ def counts_levels(method: str) -> bool:
     return method.startswith("uni_quant")
 
 
-def variants_of(doses: pd.DataFrame) -> list[Variant]:
+def variants_of(doses: pd.DataFrame) -> list[DoseSeries]:
     """Variants in the order in which they were written."""
-    return [Variant(*row) for row in doses[["variant", "method", "target"]].drop_duplicates().itertuples(index=False)]
+    return [DoseSeries(*row) for row in doses[["variant", "method", "target"]].drop_duplicates().itertuples(index=False)]
 
 
-def of_variant(doses: pd.DataFrame, variant: Variant) -> pd.DataFrame:
+def of_variant(doses: pd.DataFrame, variant: DoseSeries) -> pd.DataFrame:
     """Doses of one variant."""
     name, method, target = variant
     return doses[(doses["variant"] == name) & (doses["method"] == method) & (doses["target"] == target)]
 
 
-def by_level(doses: pd.DataFrame, variant: Variant) -> Iterator[tuple[float, pd.DataFrame]]:
+def by_level(doses: pd.DataFrame, variant: DoseSeries) -> Iterator[tuple[float, pd.DataFrame]]:
     """Levels of a variant with their doses, the weakest level first."""
     own = of_variant(doses, variant)
     for level in sorted(own["level"].unique(), reverse=variant.counts_levels):

@@ -21,7 +21,7 @@ from lit_degrade.evidence.numbers.statistics import Values
 from lit_degrade.evidence.reading.estimates import drawable, observations
 from lit_degrade.evidence.reading.groups import Group
 from lit_degrade.evidence.reading.sites import span
-from lit_degrade.evidence.reading.variants import Variant, of_variant, variants_of
+from lit_degrade.evidence.reading.variants import DoseSeries, of_variant, variants_of
 from lit_degrade.evidence.reading.words import benchmark_metric_of, method_of, words
 from lit_degrade.evidence.topics.benchmarks.rows import CHANCE, Measure, benchmark_name, measures_of, of_measure, result_of
 from lit_degrade.records.tables import BENCHMARKS
@@ -134,7 +134,7 @@ def _error(ax: Axes, x: Any, y: Any, look: Look) -> None:
         ax.plot(x, y, color=look.colour, lw=4.5, alpha=0.4, solid_capstyle="butt", zorder=2)
 
 
-def _level_plates(section: Section, lines: pd.DataFrame, variant: Variant, intact: pd.DataFrame) -> list[Plate]:
+def _level_plates(section: Section, lines: pd.DataFrame, variant: DoseSeries, intact: pd.DataFrame) -> list[Plate]:
     """Panels of measures against the dose of one variant, a line for each group, beside that of the intact subject."""
     start = {name: own for name, (_, own) in by_group(section, intact).items()}
     found = by_group(section, lines)
@@ -171,7 +171,7 @@ def _curve(lines: pd.DataFrame) -> dict[float, Point]:
 
 def _level_page(
     panels: Mapping[Measure, Mapping[str, Mapping[float, Point]]],
-    variant: Variant,
+    variant: DoseSeries,
     looks: Mapping[str, Look],
     start: Mapping[str, pd.DataFrame],
 ) -> Figure:

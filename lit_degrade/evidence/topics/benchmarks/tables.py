@@ -11,7 +11,7 @@ from lit_degrade.evidence.drawing.tables import Rows, Table, save_rows, with_lin
 from lit_degrade.evidence.numbers.statistics import Interval
 from lit_degrade.evidence.reading.estimates import Estimate, bracketed, number
 from lit_degrade.evidence.reading.groups import columns_of, full_label
-from lit_degrade.evidence.reading.variants import Variant, of_variant, variants_of
+from lit_degrade.evidence.reading.variants import DoseSeries, of_variant, variants_of
 from lit_degrade.evidence.reading.words import benchmark_metric_of, words
 from lit_degrade.evidence.topics.benchmarks.rows import Measure, benchmark_name, measures_of, of_measure, result_of
 from lit_degrade.records.tables import BENCHMARKS
@@ -33,7 +33,7 @@ def benchmark_rows(section: Section) -> Rows:
     ]
 
 
-def _by_dose(lines: pd.DataFrame) -> list[tuple[Variant, float, pd.DataFrame]]:
+def _by_dose(lines: pd.DataFrame) -> list[tuple[DoseSeries, float, pd.DataFrame]]:
     """Variants in their order, at each of their levels; nan is a level of its own."""
     return [
         (variant, float(level), at)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from lit_degrade.evidence.drawing.axes import canvas
 from lit_degrade.evidence.drawing.looks import GREY, Look, legend, looks_of, wrapped
 from lit_degrade.evidence.drawing.panels import FLAT, Panels, Plate, groups_of, labels_of, named, panels_of, plates, read_all
 from lit_degrade.evidence.reading.groups import Group
-from lit_degrade.records.tables import METRICS
+from lit_degrade.records.tables import COURSE
 
 Track = dict[str, "pd.Series[float]"]
 """Some of TRACKS -> its values by step."""
@@ -38,14 +38,14 @@ def trajectory_plates(section: Section) -> list[Plate]:
     def page(found: Panels) -> Figure:
         return _page(found, tracks, looks)
 
-    lacking = f"without a readable {METRICS}"
+    lacking = f"without a readable {COURSE}"
     return plates(section, "trajectories", caption, panels, set(tracks), page, most=5, lacking=lacking)
 
 
 def _track(folder: Path) -> Track | None:
     """What was measured on the way; nothing where the file is missing, unreadable, or has no two steps."""
     try:
-        table = pd.read_csv(folder / METRICS).apply(pd.to_numeric, errors="coerce").set_index("step")
+        table = pd.read_csv(folder / COURSE).apply(pd.to_numeric, errors="coerce").set_index("step")
     except (OSError, ValueError, KeyError):
         return None
     layers = {int(name.removeprefix(_RANK)): name for name in table if re.fullmatch(_RANK + r"\d+", str(name))}

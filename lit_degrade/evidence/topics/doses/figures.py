@@ -22,7 +22,7 @@ from lit_degrade.evidence.numbers.statistics import Values
 from lit_degrade.evidence.reading.estimates import drawable, observations
 from lit_degrade.evidence.reading.groups import Group, full_label, label
 from lit_degrade.evidence.reading.record_tables import of_runs
-from lit_degrade.evidence.reading.variants import Variant, by_level, of_variant, variants_of
+from lit_degrade.evidence.reading.variants import DoseSeries, by_level, of_variant, variants_of
 from lit_degrade.evidence.reading.words import method_of, outcome_of, words
 from lit_degrade.evidence.topics.doses.rows import text_measures
 from lit_degrade.records.tables import DAMAGE, DOSES
@@ -42,7 +42,7 @@ _READING = (
 class _Panel(NamedTuple):
     """What is drawn in a panel."""
 
-    variant: Variant
+    variant: DoseSeries
     measure: str
     title: str
     curves: dict[str, Curve]
@@ -89,7 +89,9 @@ def _texts(section: Section) -> list[Plate]:
     return found
 
 
-def _texts_of(section: Section, variant: Variant, doses: pd.DataFrame, groups: Mapping[str, Group], rest: str) -> list[Plate]:
+def _texts_of(
+    section: Section, variant: DoseSeries, doses: pd.DataFrame, groups: Mapping[str, Group], rest: str
+) -> list[Plate]:
     """For each task a figure of groups that differ in their subject only; `rest` says what else tells them from others."""
     found = []
     beside = f", {rest}" if rest else ""
@@ -138,7 +140,7 @@ def _runs(groups: Mapping[str, Group]) -> list[str]:
     return [run for group in groups.values() for run in group.rows["run_id"]]
 
 
-def _title(variant: Variant) -> str:
+def _title(variant: DoseSeries) -> str:
     return f"{words(variant.name)} ({method_of(variant.method).label}, {words(variant.target)})"
 
 
@@ -146,7 +148,7 @@ def _file(name: str) -> str:
     return re.sub(r"[^\w.-]", "-", name)
 
 
-def _curves(doses: pd.DataFrame, variant: Variant, groups: Mapping[str, Group], measure: str) -> dict[str, Curve]:
+def _curves(doses: pd.DataFrame, variant: DoseSeries, groups: Mapping[str, Group], measure: str) -> dict[str, Curve]:
     """By group, where it has any observation."""
     scale, found = outcome_of(measure).scale, {}
     for name, group in groups.items():

@@ -10,7 +10,7 @@ import pandas as pd
 from lit_degrade.evidence.reading.estimates import drawable, estimate, observations
 from lit_degrade.evidence.reading.groups import Group, columns_of
 from lit_degrade.evidence.reading.record_tables import Tables, of_runs, read_tables
-from lit_degrade.evidence.reading.variants import Variant, by_level, counts_levels, variants_of
+from lit_degrade.evidence.reading.variants import DoseSeries, by_level, counts_levels, variants_of
 from lit_degrade.records.tables import DOSES
 
 _NOT_MEASURES = ("variant", "method", "target", "level", "level_index", "repetition", "random", "run_id")
@@ -65,7 +65,7 @@ def dose_rows(doses: pd.DataFrame, groups: Sequence[Group]) -> list[dict[str, An
     ]
 
 
-def _what(variant: Variant) -> dict[str, Any]:
+def _what(variant: DoseSeries) -> dict[str, Any]:
     return {"variant": variant.name, "method": variant.method, "target": variant.target}
 
 

@@ -10,7 +10,7 @@ from lit_degrade.evidence.drawing.tables import Table, save_rows
 from lit_degrade.evidence.reading.estimates import estimate, observations
 from lit_degrade.evidence.reading.groups import Group, full_label
 from lit_degrade.evidence.reading.record_tables import of_runs
-from lit_degrade.evidence.reading.variants import Variant, by_level, level_words, variants_of
+from lit_degrade.evidence.reading.variants import DoseSeries, by_level, level_words, variants_of
 from lit_degrade.evidence.reading.words import method_of, outcome_of, words
 from lit_degrade.evidence.topics.doses.rows import dose_rows, text_measures
 from lit_degrade.records.tables import DAMAGE, DOSES
@@ -49,7 +49,7 @@ def dose_tables(doses: pd.DataFrame, groups: Sequence[Group], file: str) -> list
     return found
 
 
-def _level(variant: Variant, level: float, doses: pd.DataFrame, columns: Sequence[str]) -> list[str]:
+def _level(variant: DoseSeries, level: float, doses: pd.DataFrame, columns: Sequence[str]) -> list[str]:
     damage = estimate(observations(doses, DAMAGE))
     method = method_of(variant.method)
     what = [words(variant.name), f"{method.label} [{method.unit}]", words(variant.target), level_words(level), str(damage.n)]

@@ -25,8 +25,8 @@ from lit_degrade.evidence.topics.effects.rows import (
     CONTROLS,
     MATCHED,
     TREATED,
-    Cell,
-    Setting,
+    Procedure,
+    TopK,
     by_setting,
     cautions,
     cells_of,
@@ -64,7 +64,7 @@ def _of_group(section: Section, group: Group) -> list[Plate]:
 
 
 def _plates(
-    section: Section, group: Group, name: str, setting: Setting, cells: Sequence[Cell], more: Sequence[str]
+    section: Section, group: Group, name: str, setting: Procedure, cells: Sequence[TopK], more: Sequence[str]
 ) -> list[Plate]:
     """A figure of one way of perturbing, which goes on where there are very many metrics."""
     runs = {run for cell in cells for arm in cell.arms.values() for run in arm}
@@ -92,7 +92,7 @@ def _plates(
     return plates(section, name, caption, panels, runs, page, most=MOST, lacking=f"without {EFFECTS}")
 
 
-def _curves(cells: Sequence[Cell]) -> Curves:
+def _curves(cells: Sequence[TopK]) -> Curves:
     """What is drawn of one metric: a value for each run, or for each draw where there is a single run."""
     found: Curves = {}
     for arm in (TREATED, *CONTROLS):
@@ -110,7 +110,7 @@ def _lost(curves: Curves) -> int:
     return sum(int((~np.isfinite(values)).sum()) for by_k in curves.values() for values in by_k.values())
 
 
-def _page(panels: Mapping[str, Curves], heading: str, setting: Setting) -> Figure:
+def _page(panels: Mapping[str, Curves], heading: str, setting: Procedure) -> Figure:
     """Panels share their axes; points alone decide how far these reach."""
     columns = min(COLUMNS, len(panels))
     rows = math.ceil(len(panels) / columns)

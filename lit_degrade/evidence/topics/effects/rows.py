@@ -29,7 +29,7 @@ def read_effects(rows: pd.DataFrame, groups: Sequence[Group] = ()) -> tuple[Tabl
     return read_counted(rows, (EFFECTS,))
 
 
-class Setting(NamedTuple):
+class Procedure(NamedTuple):
     """How sets of weights were chosen, and what was done to them."""
 
     mode: str
@@ -38,7 +38,7 @@ class Setting(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Arm:
+class ArmDamage:
     """What perturbing one arm did in one run."""
 
     damage: Values
@@ -48,13 +48,13 @@ class Arm:
 
 
 @dataclass(frozen=True, eq=False)
-class Cell:
+class TopK:
     """The k highest weights by one metric and their controls, in the runs of a group."""
 
-    setting: Setting
+    setting: Procedure
     metric: str
     k: int
-    arms: dict[str, dict[str, Arm]]
+    arms: dict[str, dict[str, ArmDamage]]
     """arm -> run -> what it did"""
 
     def size(self, arm: str, name: str) -> float:
@@ -101,26 +101,26 @@ class Excess:
         return float(signs.sum()), -math.inf if math.isnan(self.estimate.mean) else self.estimate.mean
 
 
-def cells_of(effects: pd.DataFrame, group: Group) -> list[Cell]:
+def cells_of(effects: pd.DataFrame, group: Group) -> list[TopK]:
     """What was perturbed in a group of runs, in the order in which it was written."""
     own = of_runs(effects, list(group.rows["run_id"]))
     if not len(own):
         return []
-    arms: dict[tuple[Any, ...], dict[str, dict[str, Arm]]] = {}
+    arms: dict[tuple[Any, ...], dict[str, dict[str, ArmDamage]]] = {}
     for key, found in own.groupby([*_CELL, "arm", "run_id"], sort=False):
         *cell, arm, run = key
         arms.setdefault(tuple(cell), {}).setdefault(str(arm), {})[str(run)] = _arm(found)
     return [
-        Cell(Setting(mode, method, level), metric, int(k), found) for (metric, mode, method, level, k), found in arms.items()
+        TopK(Procedure(mode, method, level), metric, int(k), found) for (metric, mode, method, level, k), found in arms.items()
     ]
 
 
-def _arm(found: pd.DataFrame) -> Arm:
+def _arm(found: pd.DataFrame) -> ArmDamage:
     damage = found[DAMAGE].to_numpy(dtype=float)
     if not found["random"].any() or damage[0] != 0:  # other weights may cost exactly nothing, but not exactly the same
         damage = _once(damage)
     means = found.reindex(columns=list(SIZES)).to_numpy(dtype=float).mean(axis=0)
-    return Arm(damage, dict(zip(SIZES, map(float, means), strict=True)))
+    return ArmDamage(damage, dict(zip(SIZES, map(float, means), strict=True)))
 
 
 def _once(values: Values) -> Values:
@@ -129,12 +129,12 @@ def _once(values: Values) -> Values:
     return values[:1] if same else values
 
 
-def by_setting(cells: Sequence[Cell]) -> dict[Setting, list[Cell]]:
+def by_setting(cells: Sequence[TopK]) -> dict[Procedure, list[TopK]]:
     """Cells by how they were chosen and perturbed."""
     return {name: [c for c in cells if c.setting == name] for name in dict.fromkeys(cell.setting for cell in cells)}
 
 
-def excess(cell: Cell, control: str) -> Excess | None:
+def excess(cell: TopK, control: str) -> Excess | None:
     """Damage beyond that of a control; nothing where no run has both arms.
 
     The unit is the run: each is one difference, of the treated set and the mean of its control's draws. Runs that all found the
@@ -164,7 +164,7 @@ def _beyond(treated: float, control: Values) -> float:
     return math.inf if np.isfinite(control).any() else math.nan
 
 
-def difference(a: Cell, b: Cell, control: str) -> Estimate:
+def difference(a: TopK, b: TopK, control: str) -> Estimate:
     """Excess of one metric minus that of another: paired by run; of a single run, with Welch's interval over draws."""
     runs = [run for run in a.runs(control) if run in b.runs(control)]
     with np.errstate(invalid="ignore"):
@@ -193,7 +193,7 @@ def _over_draws(plus: Sequence[Values], minus: Sequence[Values]) -> Interval:
     return Interval(float(mean - half), float(mean + half))
 
 
-def ranked(cells: Sequence[Cell], control: str) -> Iterator[list[tuple[Cell, Excess]]]:
+def ranked(cells: Sequence[TopK], control: str) -> Iterator[list[tuple[TopK, Excess]]]:
     """For each k, metrics by their excess over a control, the highest first."""
     found = [(cell, it) for cell in cells if (it := excess(cell, control))]
     for k in sorted({cell.k for cell, _ in found}):
@@ -204,13 +204,13 @@ ALIKE, LARGER = 0.9, 1.5
 """A control is questioned where less of it has the magnitudes of the treated set, or where this times its change is less."""
 
 
-def setting_words(setting: Setting) -> str:
+def setting_words(setting: Procedure) -> str:
     """How sets were chosen and perturbed: zeroing (level 1), k of all weights."""
     method, mode = method_of(setting.method), say(setting.mode, MODES)
     return f"{method.label} (level {setting.level:g}), k {mode}"
 
 
-def cautions(cells: Sequence[Cell], control: str) -> list[str]:
+def cautions(cells: Sequence[TopK], control: str) -> list[str]:
     """What makes a control unlike the treated sets, in sentences."""
     own = [cell for cell in cells if cell.runs(control)]
     shares = {cell: 100 * cell.size(control, "matched") for cell in own} if control == MATCHED else {}
@@ -228,13 +228,13 @@ def cautions(cells: Sequence[Cell], control: str) -> list[str]:
     return found
 
 
-def _ratio(cell: Cell, control: str) -> float:
+def _ratio(cell: TopK, control: str) -> float:
     """Norm of the change of the treated set over that of the control; nan where either is not known."""
     treated, other = (cell.size(arm, "norm_of_change") for arm in (TREATED, control))
     return treated / other if other > 0 else math.nan
 
 
-def _listed(values: Mapping[Cell, float], unit: str) -> str:
+def _listed(values: Mapping[TopK, float], unit: str) -> str:
     """By metric: the range of a value, and at which k."""
     said = []
     for metric in dict.fromkeys(cell.metric for cell in values):

@@ -20,8 +20,8 @@ from lit_degrade.evidence.topics.effects.rows import (
     MATCHED,
     SIZES,
     TREATED,
-    Cell,
     Excess,
+    TopK,
     by_setting,
     cautions,
     cells_of,
@@ -49,7 +49,7 @@ def effect_rows(effects: pd.DataFrame, groups: Sequence[Group]) -> list[dict[str
     return found
 
 
-def _family(cells: Sequence[Cell], control: str) -> list[dict[str, Any]]:
+def _family(cells: Sequence[TopK], control: str) -> list[dict[str, Any]]:
     """Rows of one control; p by Holm over its metrics and k."""
     rows = []
     for order in ranked(cells, control):
@@ -61,7 +61,7 @@ def _family(cells: Sequence[Cell], control: str) -> list[dict[str, Any]]:
     return [row | {"p_holm": p} for row, p in zip(rows, adjusted, strict=True)]
 
 
-def _row(cell: Cell, control: str, it: Excess) -> dict[str, Any]:
+def _row(cell: TopK, control: str, it: Excess) -> dict[str, Any]:
     row: dict[str, Any] = {"metric": cell.metric, "k": cell.k, "control": control, "runs": len(it.runs)}
     row |= it.estimate.columns("excess") | {"interval_over": "draws" if it.over_draws else "runs"}
     row |= {"treated_runs_not_finite": it.treated_diverged, "control_draws_not_finite": it.control_diverged}
@@ -98,7 +98,7 @@ def effect_tables(effects: pd.DataFrame, groups: Sequence[Group], file: str) -> 
     return found
 
 
-def _excess_table(cells: Sequence[Cell], control: str, where: str, i: int, file: str) -> Table:
+def _excess_table(cells: Sequence[TopK], control: str, where: str, i: int, file: str) -> Table:
     found = {(cell.metric, cell.k): it for cell in cells if (it := excess(cell, control))}
     ks, metrics = sorted({k for _, k in found}), dict.fromkeys(cell.metric for cell in cells)
     note = (
@@ -132,7 +132,7 @@ def excess_words(it: Excess | None) -> str:
     return ", ".join(filter(None, [bracketed(it.estimate.mean, it.estimate.interval), *lost]))
 
 
-def _best_table(cells: Sequence[Cell], where: str, i: int, file: str) -> Table:
+def _best_table(cells: Sequence[TopK], where: str, i: int, file: str) -> Table:
     """For each k the metric with the highest excess over the matched control, and the second."""
     rows, firsts = [], []
     for order in ranked(cells, MATCHED):
