@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from lit_degrade.criticality.catalog import ARMS
+from lit_degrade.criticality.catalog import ARMS, CONTROLS, TREATED
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.drawing.axes import STEPS, canvas, cross, dots, mean_tick, scale_axis
 from lit_degrade.evidence.drawing.looks import GREY, Look, legend, looks_of, wrapped
@@ -22,9 +22,7 @@ from lit_degrade.evidence.reading.estimates import drawable
 from lit_degrade.evidence.reading.groups import Group, full_label
 from lit_degrade.evidence.reading.words import metric_of, words
 from lit_degrade.evidence.topics.effects.rows import (
-    CONTROLS,
     MATCHED,
-    TREATED,
     Procedure,
     TopK,
     by_setting,

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from lit_degrade.criticality.catalog import MODES
+from lit_degrade.criticality.catalog import MODES, TREATED
 from lit_degrade.evidence.numbers.statistics import NOWHERE, ROUNDING, Interval, Values, paired
 from lit_degrade.evidence.reading.estimates import Estimate, estimate
 from lit_degrade.evidence.reading.groups import Group
@@ -19,8 +19,8 @@ from lit_degrade.records.tables import DAMAGE, EFFECTS
 
 SIZES = ("weights", "zero_scores", "matched", "norm_of_change", "relative_norm")
 """What effects.csv may say of a perturbed set beside the damage."""
-TREATED, MATCHED = "top_k", "matched_random_k"
-CONTROLS = (MATCHED, "random_k", "bottom_k")
+MATCHED = "matched_random_k"
+"""The control that a set of weights is compared with first."""
 _CELL = ["metric", "mode", "method", "level", "k"]
 
 

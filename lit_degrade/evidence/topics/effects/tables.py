@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lit_degrade.criticality.catalog import ARMS
+from lit_degrade.criticality.catalog import ARMS, CONTROLS, TREATED
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.drawing.tables import Table, save_rows
 from lit_degrade.evidence.numbers.statistics import holm
@@ -16,10 +16,8 @@ from lit_degrade.evidence.reading.estimates import bracketed
 from lit_degrade.evidence.reading.groups import Group, columns_of, full_label
 from lit_degrade.evidence.reading.words import metric_of, words
 from lit_degrade.evidence.topics.effects.rows import (
-    CONTROLS,
     MATCHED,
     SIZES,
-    TREATED,
     Excess,
     TopK,
     by_setting,
