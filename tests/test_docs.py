@@ -13,12 +13,11 @@ PAGES = sorted(
 ELSEWHERE = {
     "--launcher slurm": "grids/test_slurm.py has a SLURM to run it on",
     "lm_eval:": "measures/test_harness.py, where the harness is installed",
-    "lit_degrade.records.tables": "records/test_tables.py makes the page",
     " --wandb": "evidence/test_dashboards.py has a server",
     "fit --help": "migration.md has it",
 }
 """What a command holds that does not run here -> what runs it."""
-FORMS = ("DIR…", "ENTITY")
+FORMS = (" DIR", "ENTITY")
 """Of what is shown as a form to be filled in."""
 
 

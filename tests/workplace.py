@@ -210,7 +210,7 @@ def check_line(command: str, workplace: Workplace, capsys: pytest.CaptureFixture
         said = capsys.readouterr()
         assert code == 0, said.err
         if verb == "list":
-            assert said.out.startswith(f"{args[1]}:\n  ")
+            assert said.out.startswith(f"{args[1] if args[1:] else 'subjects'}:\n  ")
         elif verb == "report":
             check_report(args)
         else:
