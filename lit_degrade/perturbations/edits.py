@@ -1,7 +1,7 @@
 """From a method, a target and a level to edits: planned, applied, and undone bit for bit."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,7 +14,7 @@ from lit_degrade.perturbations.bits import WIDTHS, bit_numbers, flips
 from lit_degrade.perturbations.catalog import METHODS, PerturbationSettings, Tied
 from lit_degrade.perturbations.storage import Floats, Quantised, StoredChange, Write, stored
 from lit_degrade.perturbations.targets import is_tied, load_selection, sites_of, whole, within
-from lit_degrade.perturbations.values import CHANGES
+from lit_degrade.perturbations.values import ACHIEVED, CHANGES
 from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Site
 from lit_degrade.subjects.loading import Subject
@@ -139,43 +139,6 @@ def achieved(method: str, before: Tensor, after: Tensor, inputs: int, chosen: Te
     return ACHIEVED[method](before, after) / spread if method in ACHIEVED and spread else math.nan
 
 
-def _in_proportion(before: Tensor, after: Tensor) -> float:
-    nonzero = before != 0
-    return _rms(((after - before) / before)[nonzero])
-
-
-def _difference(before: Tensor, after: Tensor) -> float:
-    return _rms(after - before)
-
-
-def _values(before: Tensor, after: Tensor) -> float:
-    return float(after.unique().numel())
-
-
-def _signs(before: Tensor, after: Tensor) -> float:
-    nonzero = before != 0
-    return float(((after.signbit() != before.signbit()) & nonzero).sum() / nonzero.sum())
-
-
-def _zeros(before: Tensor, after: Tensor) -> float:
-    nonzero = before != 0
-    return float(((after == 0) & nonzero).sum() / nonzero.sum())
-
-
-ACHIEVED: dict[str, Callable[[Tensor, Tensor], float]] = {
-    "mult_gauss": _in_proportion,
-    "add_gauss": _difference,
-    "add_gauss_absolute": _difference,
-    "ablation": _zeros,
-    "zero": _zeros,
-    "prune_magnitude": _zeros,
-    "sign_flip": _signs,
-    "uni_quant": _values,
-    "uni_quant_channel": _values,
-}
-"""Method that changes values -> the dose of a change, from weights before and after (of `add_gauss` in units of weights)."""
-
-
 def _most_in_a_channel(weights: Tensor, inputs: int, chosen: Tensor | None) -> float:
     """Most distinct values of any output channel, among chosen weights."""
     if chosen is None:
@@ -184,10 +147,6 @@ def _most_in_a_channel(weights: Tensor, inputs: int, chosen: Tensor | None) -> f
     channels = torch.arange(outputs.numel(), device=weights.device).view(outputs.shape).unsqueeze(inputs).expand(weights.shape)
     found = torch.stack([channels.take(chosen).double(), weights.take(chosen).double()]).unique(dim=1)
     return float(found[0].long().bincount().max())
-
-
-def _rms(values: Tensor) -> float:
-    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) / values.numel() ** 0.5 if values.numel() else math.nan
 
 
 def plan(

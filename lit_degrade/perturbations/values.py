@@ -1,5 +1,6 @@
 """What each method makes of the values of a tensor, in float32 whatever they are stored in."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -97,3 +98,44 @@ CHANGES: dict[str, Change] = {
     )
 }  # fmt: skip
 """Every method that works on values; `bit_flip` works on what is stored."""
+
+
+def _in_proportion(before: Tensor, after: Tensor) -> float:
+    nonzero = before != 0
+    return _rms(((after - before) / before)[nonzero])
+
+
+def _difference(before: Tensor, after: Tensor) -> float:
+    return _rms(after - before)
+
+
+def _values(before: Tensor, after: Tensor) -> float:
+    return float(after.unique().numel())
+
+
+def _signs(before: Tensor, after: Tensor) -> float:
+    nonzero = before != 0
+    return float(((after.signbit() != before.signbit()) & nonzero).sum() / nonzero.sum())
+
+
+def _zeros(before: Tensor, after: Tensor) -> float:
+    nonzero = before != 0
+    return float(((after == 0) & nonzero).sum() / nonzero.sum())
+
+
+ACHIEVED: dict[str, Callable[[Tensor, Tensor], float]] = {
+    "mult_gauss": _in_proportion,
+    "add_gauss": _difference,
+    "add_gauss_absolute": _difference,
+    "ablation": _zeros,
+    "zero": _zeros,
+    "prune_magnitude": _zeros,
+    "sign_flip": _signs,
+    "uni_quant": _values,
+    "uni_quant_channel": _values,
+}
+"""Method that changes values -> the dose of a change, from weights before and after (of `add_gauss` in units of weights)."""
+
+
+def _rms(values: Tensor) -> float:
+    return float(torch.linalg.vector_norm(values, dtype=torch.float64)) / values.numel() ** 0.5 if values.numel() else math.nan

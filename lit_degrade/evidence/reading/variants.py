@@ -7,6 +7,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from lit_degrade.evidence.reading.estimates import number
+from lit_degrade.evidence.reading.words import method_of
 
 
 class DoseSeries(NamedTuple):
@@ -24,7 +25,7 @@ class DoseSeries(NamedTuple):
 
 def counts_levels(method: str) -> bool:
     """Whether the level of a method is a number of quantisation levels."""
-    return method.startswith("uni_quant")
+    return method_of(method).none == math.inf
 
 
 def variants_of(doses: pd.DataFrame) -> list[DoseSeries]:
