@@ -239,7 +239,7 @@ def run(args: Sequence[str]) -> None:
         return
     options = cli.config[cli.subcommand]
     if options.verbosity != "quiet":
-        _print_headline(cli.record, cli.model.headline)
+        _print_told(cli.record, cli.model.told())
     print(cli.record.folder)
 
 
@@ -333,11 +333,10 @@ def _less_memory(options: Any) -> str:
     return f"These would help: {', or '.join([setting for setting, useful in wanted if useful][:3])}."
 
 
-def _print_headline(record: RunRecord, keys: Sequence[str]) -> None:
+def _print_told(record: RunRecord, told: Mapping[str, Any]) -> None:
     table = Table("measure", "value", title=f"{record.experiment} {record.run_id}")
-    for key in keys:
-        value = record.summary.get(key)
-        table.add_row(key, f"{value:.6g}" if isinstance(value, float) else str(value))
+    for name, value in told.items():
+        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
     Console().print(table)
 
 

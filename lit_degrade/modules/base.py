@@ -37,7 +37,7 @@ class SubjectModule(pl.LightningModule):
     verbs: tuple[str, ...]
     """Lightning's verbs that this module answers"""
     headline: tuple[str, ...] = ()
-    """columns of the summary that are printed at the end"""
+    """columns of the summary that are printed at the end (see `told`)"""
     journal_name: str = ""
     """file of the record in which an unfinished run keeps what it has done, if it goes on from there"""
 
@@ -60,6 +60,10 @@ class SubjectModule(pl.LightningModule):
         Raises: UserError for anything in the config that cannot work.
         """
         raise NotImplementedError
+
+    def told(self) -> dict[str, Any]:
+        """What is printed at the end: names and values."""
+        return {key: self.record.summary.get(key) for key in self.headline}
 
     def load(self, device: torch.device, train: bool) -> None:
         """Load the subject and make it this module's own.

@@ -210,12 +210,14 @@ class ComparisonModule(MeasuringModule):
         return measured, continued(self.writers[""], self.query, shifted(prompt))
 
     def write(self) -> None:
-        """The table, and in the summary what it says."""
+        """The table, and how many variants it has."""
         self.record.save_table(tables.VARIANTS, self.rows)
-        told = {f"{row['variant']}: perplexity": row["perplexity"] for row in self.rows}
-        told |= {f"{row['variant']}: answer": shorten(row["answer"], SHOWN) for row in self.rows}
-        self.record.add(variants=len(self.rows), **told)
-        self.headline = tuple(told)
+        self.record.add(variants=len(self.rows))
+
+    def told(self) -> dict[str, Any]:
+        """Perplexity of every variant, then what each says."""
+        perplexities = {f"{row['variant']}: perplexity": row["perplexity"] for row in self.rows}
+        return perplexities | {f"{row['variant']}: answer": shorten(row["answer"], SHOWN) for row in self.rows}
 
     def _save(self, variant: SubjectVariant) -> None:
         """Keep a variant as a subject with its lineage."""

@@ -89,10 +89,12 @@ class PromptModule(DoseModule):
         for name, subject in zip(self.beside, self.others, strict=True):
             self._answer(name, subject)
         self.record.save_table(tables.ANSWERS, self.answers)
-        said = {row["subject"]: row["text"] for row in self.answers}
-        self.record.add(prompt=self.query.text, **said)
-        self.headline = tuple(said)
+        self.record.add(prompt=self.query.text, answers=len(self.answers))
         self.finish()
+
+    def told(self) -> dict[str, Any]:
+        """Who says what."""
+        return {row["subject"]: row["text"] for row in self.answers}
 
     def _answer(self, label: str, subject: Subject) -> None:
         (made,) = TextGenerator(subject, self.decoding)([self.query])

@@ -245,7 +245,7 @@ def test_a_prompt_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert answers["intact"] == answers["mult_gauss_blocks 0"] != answers["mult_gauss_blocks 3"]
     summary = summary_of(folder)
     assert summary["prompt"] == "The with statement"
-    assert all(summary[name] == text for name, text in answers.items())
+    assert summary["answers"] == 4
     assert "mult_gauss_blocks 3" in capsys.readouterr().out
 
 
