@@ -61,17 +61,17 @@ def sweep(args: Sequence[str]) -> int:
     options.slurm = _settings(options.slurm)
     if options.workers < 1 or options.max_runs < 1:
         raise UserError(f"--workers and --max-runs must be at least 1, not {options.workers} and {options.max_runs}.")
-    found = load_sweep(Path(options.file))
-    for line in found.doubts:
+    sweep_file = load_sweep(Path(options.file))
+    for line in sweep_file.doubts:
         print(f"lit_degrade: {line}", file=sys.stderr)
-    if found.project:
-        os.environ.setdefault("WANDB_PROJECT", found.project)
+    if sweep_file.project:
+        os.environ.setdefault("WANDB_PROJECT", sweep_file.project)
     if options.launcher == "slurm":
         slurm.check()
     else:
         local.prepare_server((os.cpu_count() or 1) // options.workers, for_runs=not options.dry_run)
     with of_no_run():
-        return _sweep(found, options)
+        return _sweep(sweep_file, options)
 
 
 def _sweep(found: SweepFile, options: argparse.Namespace) -> int:
@@ -213,10 +213,10 @@ def _stamp(record: Path) -> int | None:
 
 def _why(run: Planned, state: str | None, folder: Path) -> str:
     """What the record of this outcome says, or else the last line of the output."""
-    found = defect_of(run.folder) if state == "broken" else ""
+    said = defect_of(run.folder) if state == "broken" else ""
     if state in get_args(ExitState):
-        found = read_record(run.folder)[0]["detail"]
-    return found or last_words(_log(folder, run)) or "killed, or never started"
+        said = read_record(run.folder)[0]["detail"]
+    return said or last_words(_log(folder, run)) or "killed, or never started"
 
 
 def _log(folder: Path, run: Planned) -> Path:

@@ -202,13 +202,13 @@ def run_benchmark(logits_of: LogitsFunction, asked: Requests) -> tuple[list[Resu
     per_item = [(item, [next(scored) for _ in item.choices]) for item in asked.benchmark.items]
     name = asked.benchmark.name
     if name == "hellaswag":
-        rows = [_choice_row(item, found) for item, found in per_item]
+        rows = [_choice_row(item, scores) for item, scores in per_item]
         metrics = [
             _share(name, metric, [row[column] for row in rows])
             for metric, column in (("acc", "correct"), ("acc_norm", "correct_norm"))
         ]
     else:
-        rows = [_word_row(item, found[0]) for item, found in per_item]
+        rows = [_word_row(item, scores[0]) for item, scores in per_item]
         metrics = [
             _share(name, "acc", [row["correct"] for row in rows]),
             _word_perplexity(name, [row["log_likelihood"] for row in rows]),

@@ -60,7 +60,7 @@ def rates_of(rates: pd.DataFrame, group: Group) -> list[Rate]:
     own = of_runs(rates, list(group.rows["run_id"]))
     if not len(own):
         return []
-    return [_rate(found) for _, found in own.groupby(["cost", "target", "method"], sort=False)]
+    return [_rate(lines) for _, lines in own.groupby(["cost", "target", "method"], sort=False)]
 
 
 def _rate(found: pd.DataFrame) -> Rate:

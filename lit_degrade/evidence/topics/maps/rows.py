@@ -26,7 +26,7 @@ def damages_of(lines: pd.DataFrame) -> pd.DataFrame:
     """
     placed = lines.assign(depth=lines["depth"].fillna(OUTSIDE).astype(int))
     units = placed.groupby(["method", "level", "kind", "unit"], sort=False)
-    return pd.DataFrame([_damage(found) for _, found in units])
+    return pd.DataFrame([_damage(own) for _, own in units])
 
 
 def _damage(found: pd.DataFrame) -> dict[str, object]:
