@@ -74,9 +74,9 @@ def sweep(args: Sequence[str]) -> int:
         return _sweep(sweep_file, options)
 
 
-def _sweep(found: SweepFile, options: argparse.Namespace) -> int:
+def _sweep(sweep_file: SweepFile, options: argparse.Namespace) -> int:
     results = Path(options.results or "results").expanduser()
-    lines, runs = plan(found, options, results)
+    lines, runs = plan(sweep_file, options, results)
     if options.dry_run:
         for run in runs:
             print(f"{run.state or 'to run':<12}{run.run_id}  python -m lit_degrade {shlex.join(run.args)}")
@@ -85,10 +85,10 @@ def _sweep(found: SweepFile, options: argparse.Namespace) -> int:
         if run.state == "broken":
             print(f"The record in {run.folder} cannot be read ({defect_of(run.folder)}) and is made again.", file=sys.stderr)
     wanted = [run for run in runs if run.state in UNFINISHED or (options.retry and run.state in ("failed", "diverged"))]
-    folder = _keep_plan(found, results, lines, runs)
+    folder = _keep_plan(sweep_file, results, lines, runs)
     ended: dict[str, str | None] = {}
     try:
-        _run(found, folder, wanted, len(runs) - len(wanted), options, ended)
+        _run(sweep_file, folder, wanted, len(runs) - len(wanted), options, ended)
     except KeyboardInterrupt:
         jobs = " Jobs that were submitted go on." if options.launcher == "slurm" else ""
         print(f"Interrupted; the same command goes on from here.{jobs}", file=sys.stderr)
@@ -127,14 +127,14 @@ def _words(point: Point, keys: Iterable[str]) -> str:
     return " ".join(" ".join(f"{key}={point[key]}".split()) for key in keys)
 
 
-def _keep_plan(found: SweepFile, results: Path, lines: Lines, runs: list[Planned]) -> Path:
+def _keep_plan(sweep_file: SweepFile, results: Path, lines: Lines, runs: list[Planned]) -> Path:
     """Write down what is asked for; returns the folder for it and for the outputs of the runs."""
-    lock = Lock(results / paths.SWEEPS / ".lock", f"the plan of sweep {found.name}")
+    lock = Lock(results / paths.SWEEPS / ".lock", f"the plan of sweep {sweep_file.name}")
     try:
         lock.take()
-        folder = plan_folder(results, str(found.path))
+        folder = plan_folder(results, str(sweep_file.path))
         folder.mkdir(exist_ok=True)
-        write_plan(folder, str(found.path), {run.run_id: (run.folder, run.conditions) for run in runs})
+        write_plan(folder, str(sweep_file.path), {run.run_id: (run.folder, run.conditions) for run in runs})
         keep(folder / paths.RESOLVED, lines)
     except OSError as error:
         raise UserError(
@@ -146,7 +146,7 @@ def _keep_plan(found: SweepFile, results: Path, lines: Lines, runs: list[Planned
 
 
 def _run(
-    found: SweepFile,
+    sweep_file: SweepFile,
     folder: Path,
     wanted: list[Planned],
     skipped: int,
@@ -162,7 +162,7 @@ def _run(
         events = slurm.launch(lines, logs, options.workers, folder / "slurm", options.slurm)
     else:
         events = local.launch(lines, logs, options.workers)
-    with Board(found.name, [run.name for run in wanted], skipped, options.workers) as board:
+    with Board(sweep_file.name, [run.name for run in wanted], skipped, options.workers) as board:
         for event in events:
             if event is None:
                 board.show()

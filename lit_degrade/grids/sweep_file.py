@@ -148,16 +148,16 @@ def own_arguments(sweep: SweepFile, words: list[str]) -> list[str]:
     return rest[3:]
 
 
-def _refuse_endless(path: Path, found: dict[Any, Any]) -> None:
+def _refuse_endless(path: Path, content: dict[Any, Any]) -> None:
     """Raise: UserError for a file whose anchors refer to what they are part of, or with a number too long to be written."""
     try:
-        json.dumps(found, default=str, skipkeys=True)
+        json.dumps(content, default=str, skipkeys=True)
     except (ValueError, RecursionError) as error:
         raise UserError(f"Sweep file '{path}' cannot be used: {' '.join(str(error).split())}.") from error
 
 
-def _run_cap(path: Path, found: Mapping[str, Any]) -> int | None:
-    cap = found.get("run_cap")
+def _run_cap(path: Path, content: Mapping[str, Any]) -> int | None:
+    cap = content.get("run_cap")
     if cap is None:
         return None
     check_number(str(path), "run_cap", cap)
@@ -166,8 +166,8 @@ def _run_cap(path: Path, found: Mapping[str, Any]) -> int | None:
     return cap
 
 
-def _command(path: Path, found: Mapping[str, Any]) -> tuple[str, ...]:
-    command = found.get("command") or ["${env}", "${interpreter}", "${program}", "${args}"]
+def _command(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
+    command = content.get("command") or ["${env}", "${interpreter}", "${program}", "${args}"]
     if not isinstance(command, list):
         raise UserError(f"{path}: 'command' must be a list, not {shown(command)}.")
     for number, word in enumerate(command, 1):

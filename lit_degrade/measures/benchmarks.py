@@ -216,8 +216,8 @@ def run_benchmark(logits_of: LogitsFunction, asked: Requests) -> tuple[list[Resu
     return metrics, [{"benchmark": name, "item": i, **row} for i, row in enumerate(rows)]
 
 
-def _choice_row(item: Item, found: Sequence[Scored]) -> dict[str, Any]:
-    log_likelihoods = [scored.log_likelihood for scored in found]
+def _choice_row(item: Item, scores: Sequence[Scored]) -> dict[str, Any]:
+    log_likelihoods = [scored.log_likelihood for scored in scores]
     chosen, chosen_norm = (choice(item, log_likelihoods, per_character) for per_character in (False, True))
     return {
         "gold": item.gold,
@@ -229,13 +229,13 @@ def _choice_row(item: Item, found: Sequence[Scored]) -> dict[str, Any]:
     }
 
 
-def _word_row(item: Item, found: Scored) -> dict[str, Any]:
+def _word_row(item: Item, scored: Scored) -> dict[str, Any]:
     return {
         "gold": item.choices[0],
         "chosen": None,
-        "correct": found.greedy,
-        "log_likelihood": found.log_likelihood,
-        "tokens": found.tokens,
+        "correct": scored.greedy,
+        "log_likelihood": scored.log_likelihood,
+        "tokens": scored.tokens,
     }
 
 

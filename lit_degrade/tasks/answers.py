@@ -117,12 +117,12 @@ def _last_number(text: str) -> float | None:
     return _value(matches[-1]) if matches else None
 
 
-def _value(found: re.Match[str]) -> float:
-    sign = -1.0 if found["sign"] else 1.0
-    if found["plain"]:
-        return sign * float(found["plain"].replace(",", ""))
-    top, bottom = float(found["top"]), float(found["bottom"])
-    whole = float(found["whole"] or 0) if top < bottom else 0.0
+def _value(match: re.Match[str]) -> float:
+    sign = -1.0 if match["sign"] else 1.0
+    if match["plain"]:
+        return sign * float(match["plain"].replace(",", ""))
+    top, bottom = float(match["top"]), float(match["bottom"])
+    whole = float(match["whole"] or 0) if top < bottom else 0.0
     return sign * (whole + top / bottom)
 
 

@@ -116,11 +116,11 @@ def cells_of(effects: pd.DataFrame, group: Group) -> list[TopK]:
     ]
 
 
-def _arm(found: pd.DataFrame) -> ArmDamage:
-    damage = found[DAMAGE].to_numpy(dtype=float)
-    if not found["random"].any() or damage[0] != 0:  # other weights may cost exactly nothing, but not exactly the same
+def _arm(lines: pd.DataFrame) -> ArmDamage:
+    damage = lines[DAMAGE].to_numpy(dtype=float)
+    if not lines["random"].any() or damage[0] != 0:  # other weights may cost exactly nothing, but not exactly the same
         damage = _once(damage)
-    means = found.reindex(columns=list(SIZES)).to_numpy(dtype=float).mean(axis=0)
+    means = lines.reindex(columns=list(SIZES)).to_numpy(dtype=float).mean(axis=0)
     return ArmDamage(damage, dict(zip(SIZES, map(float, means), strict=True)))
 
 

@@ -59,9 +59,9 @@ def rate_plates(section: Section) -> list[Plate]:
     return [plate for cost in costs for plate in _plates(section, labelled, cost, len(costs) == 1)]
 
 
-def _plates(section: Section, found: Mapping[str, tuple[Group, list[Rate]]], cost: float, alone: bool) -> list[Plate]:
-    rates = {name: [rate for rate in every if rate.cost == cost] for name, (_, every) in found.items()}
-    panels: Panels = {name: {name: found[name][0]} for name, every in rates.items() if every}
+def _plates(section: Section, labelled: Mapping[str, tuple[Group, list[Rate]]], cost: float, alone: bool) -> list[Plate]:
+    rates = {name: [rate for rate in every if rate.cost == cost] for name, (_, every) in labelled.items()}
+    panels: Panels = {name: {name: labelled[name][0]} for name, every in rates.items() if every}
     drawn = [rate for every in rates.values() for rate in every]
     ns = [rate.dose.n for rate in drawn if rate.dose.n]
     missed, inexact = sum(not rate.dose.n for rate in drawn), sum(not rate.exact for rate in drawn)

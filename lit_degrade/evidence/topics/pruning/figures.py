@@ -175,12 +175,12 @@ def _commonest(groups: Sequence[Group]) -> tuple[float, list[Group]]:
     return best, [group for group, level in zip(groups, levels, strict=True) if level == best]
 
 
-def _map_page(found: Mapping[str, pd.DataFrame], subject: str) -> Figure:
+def _map_page(ways: Mapping[str, pd.DataFrame], subject: str) -> Figure:
     """Maps of one subject, with the same colours."""
     by: list[str] = ["run_id", "component", "depth"]
-    cells: dict[str, Any] = {way: averaged(own, ERROR, by).groupby(["component", "depth"]).mean() for way, own in found.items()}
+    cells: dict[str, Any] = {way: averaged(own, ERROR, by).groupby(["component", "depth"]).mean() for way, own in ways.items()}
     everything = pd.concat(list(cells.values()))
-    rows = components_of(pd.concat(list(found.values())))
+    rows = components_of(pd.concat(list(ways.values())))
     figure, axes = panel_grid(len(cells), 0.55 + 0.19 * len(rows), 0.6)
     norm = norm_of(everything.to_numpy(dtype=float), below_zero=False)
     for ax, (way, errors) in zip(axes.flat, cells.items(), strict=False):

@@ -59,8 +59,8 @@ def _matrices(section: Section, table: pd.DataFrame) -> list[Plate]:
     return plates(section, "stability", caption, panels, _runs(labelled), page, most=MATRICES, lacking=_LACKING)
 
 
-def _runs(found: Mapping[str, tuple[Group, pd.DataFrame]]) -> set[str]:
-    return {run for _, lines in found.values() for run in lines["run_id"]}
+def _runs(labelled: Mapping[str, tuple[Group, pd.DataFrame]]) -> set[str]:
+    return {run for _, lines in labelled.values() for run in lines["run_id"]}
 
 
 def _at_one_k(section: Section, table: pd.DataFrame) -> tuple[dict[str, tuple[Group, pd.DataFrame]], int]:
