@@ -97,10 +97,10 @@ def _from_python(value: str) -> str:
     if value == "None":
         return "null"
     try:
-        found = ast.literal_eval(value) if value.startswith(("[", "{")) else None
+        literal = ast.literal_eval(value) if value.startswith(("[", "{")) else None
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):  # as it documents them
         return value
-    return _yaml(found) if isinstance(found, list | dict) and repr(found) == value else value
+    return _yaml(literal) if isinstance(literal, list | dict) and repr(literal) == value else value
 
 
 def _yaml(value: Any) -> str:
@@ -190,14 +190,14 @@ def one_line(message: str) -> str:
 
 def _unknown_name(message: str) -> str:
     """A choice or a key that does not exist, with those that do."""
-    if found := re.search(r"Parser key \"([\w.]+)\": Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+)", message):
-        key, choices, value = found.groups()
+    if match := re.search(r"Parser key \"([\w.]+)\": Expected a typing\.Literal\[(.*?)\]\. Got value: (\S+)", message):
+        key, choices, value = match.groups()
         return str(unknown(key, value, re.findall(r"'(.*?)'", choices)))
-    if found := re.search(r"class_path '([\w.]+)': (?:Option|Key) '([\w]+)' is not (?:accepted|expected)", message):
-        owner = class_at(found[1])
-        return str(unknown(f"key of {owner.__name__}", found[2], _keys(owner)))
-    if found := re.search(r"unrecognized arguments: (\S+)|(?:Key|Option) ['\"](\S+?)['\"] is not", message):
-        group, _, key = (found[1] or found[2]).removeprefix("--").partition("=")[0].rpartition(".")
+    if match := re.search(r"class_path '([\w.]+)': (?:Option|Key) '([\w]+)' is not (?:accepted|expected)", message):
+        owner = class_at(match[1])
+        return str(unknown(f"key of {owner.__name__}", match[2], _keys(owner)))
+    if match := re.search(r"unrecognized arguments: (\S+)|(?:Key|Option) ['\"](\S+?)['\"] is not", message):
+        group, _, key = (match[1] or match[2]).removeprefix("--").partition("=")[0].rpartition(".")
         if group in GROUPS:
             return str(unknown(f"key of {group}", key, _keys(GROUPS[group])))
         return str(unknown("key", f"{group}.{key}".strip("."), TOP_KEYS))
@@ -207,12 +207,12 @@ def _unknown_name(message: str) -> str:
 def _wrong_value(message: str) -> str:
     """A value of another type than its key's."""
     value = r"(.*?)(?= - Expected a | Given value type|$)"
-    if found := re.search(rf"Parser key \"([\w.]+)\": (Expected a .*?\. Got value: {value})", message):
-        said = re.sub(r"<class '([\w.]+)'>", r"\1", found[2])
-        return f"{LINKED.get(found[1], found[1])}: {said}"
-    if found := re.search(r"Parser key \"([\w.]+)\": Does not .*? Subtypes: \[(<class .*?)\] .* Given value: (.*)", message):
-        types = [name.replace("NoneType", "null") for name in re.findall(r"<class '([\w.]+)'>", found[2])]
-        return f"{found[1]}: expected {' or '.join(types)}, not {found[3]}."
+    if match := re.search(rf"Parser key \"([\w.]+)\": (Expected a .*?\. Got value: {value})", message):
+        said = re.sub(r"<class '([\w.]+)'>", r"\1", match[2])
+        return f"{LINKED.get(match[1], match[1])}: {said}"
+    if match := re.search(r"Parser key \"([\w.]+)\": Does not .*? Subtypes: \[(<class .*?)\] .* Given value: (.*)", message):
+        types = [name.replace("NoneType", "null") for name in re.findall(r"<class '([\w.]+)'>", match[2])]
+        return f"{match[1]}: expected {' or '.join(types)}, not {match[3]}."
     return ""
 
 

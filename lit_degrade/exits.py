@@ -48,25 +48,25 @@ def _outcome(error: BaseException) -> tuple[int, str] | None:
     """Exit code of an expected error and the line that says it; None for any other."""
     if isinstance(error, SystemExit) and isinstance(error.__context__, KeyboardInterrupt | BrokenPipeError):
         error = error.__context__  # Lightning and rich make these an exit with code 1
-    found: tuple[int, str] | None = None
+    outcome: tuple[int, str] | None = None
     match error:
         case UserError():
             full = error.__cause__ is not None and disk_full(error.__cause__)  # no bad input, though another folder helps
-            found = FAILED if full else BAD_INPUT, str(error)
+            outcome = FAILED if full else BAD_INPUT, str(error)
         case OutOfMemory():
-            found = FAILED, str(error)
+            outcome = FAILED, str(error)
         case Diverged():
-            found = DIVERGED, f"diverged: {error}"
+            outcome = DIVERGED, f"diverged: {error}"
         case KeyboardInterrupt():
-            found = INTERRUPTED, f"interrupted; {_AGAIN}"
+            outcome = INTERRUPTED, f"interrupted; {_AGAIN}"
         case Terminated():
-            found = int(error.code or 0), f"ended by a signal; {_AGAIN}"
+            outcome = int(error.code or 0), f"ended by a signal; {_AGAIN}"
         case BrokenPipeError() if _nobody_reads():
-            found = NOBODY_READS, ""
+            outcome = NOBODY_READS, ""
         case _ if disk_full(error):
             said = " ".join(str(error).split())
-            found = FAILED, f"the disk is full ({said}). Nothing half-written is left; free some space, and {_AGAIN}"
-    return found
+            outcome = FAILED, f"the disk is full ({said}). Nothing half-written is left; free some space, and {_AGAIN}"
+    return outcome
 
 
 @contextmanager

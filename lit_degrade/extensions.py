@@ -53,15 +53,15 @@ def extensions() -> tuple[Extension, ...]:
 
     Raises: UserError for what is no package, or has the name of another module. An error of its own code is not caught.
     """
-    found = {it.name: it for it in _asked()}
+    by_name = {it.name: it for it in _asked()}
     for entry in entry_points(group=GROUP):
         spec = find_spec(entry.module)
         if spec is None or not spec.submodule_search_locations:
             raise UserError(f"The entry point '{entry.name}' of {GROUP} names '{entry.module}', which is no package.")
-        found.setdefault(entry.module, Extension(entry.module, Path(spec.submodule_search_locations[0])))
-    for name in found:
+        by_name.setdefault(entry.module, Extension(entry.module, Path(spec.submodule_search_locations[0])))
+    for name in by_name:
         import_module(name)
-    return tuple(found.values())
+    return tuple(by_name.values())
 
 
 def _asked() -> Iterator[Extension]:

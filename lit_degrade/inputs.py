@@ -167,10 +167,10 @@ def read_env(path: Path) -> None:
     for number, line in enumerate(content.decode(encoding_of(content), "undecoded").splitlines(), 1):
         if not line.strip() or line.strip().startswith("#"):
             continue
-        found = _ASSIGNMENT.fullmatch(line.strip())
-        if not found:
+        match = _ASSIGNMENT.fullmatch(line.strip())
+        if not match:
             raise UserError(f"'{path}', line {number}, is not of the form NAME=VALUE.")
-        name, value = found.groups()
+        name, value = match.groups()
         if not name.startswith(("HF_", "WANDB_")):
             continue
         quoted = _QUOTED.fullmatch(value.strip())

@@ -72,13 +72,13 @@ def _analyses() -> dict[str, str]:
     """Verb and question of each config, which is all that an analysis needs beside its module."""
     own = {path.stem: path for path in sorted(Path("configs").glob("*.yaml"))}
     others = {f"{it.name}/{path.stem}": path for it in extensions() for path in it.configs}
-    found = {}
+    analyses = {}
     for name, path in (own | others).items():
         lines = _lines(path)
         question = lines[0].removeprefix("# Question: ")
         verb = next((line.partition("lit_degrade ")[2].split()[0] for line in lines if "-m lit_degrade " in line), "?")
-        found[name] = f"{verb:<8}{question}"
-    return found
+        analyses[name] = f"{verb:<8}{question}"
+    return analyses
 
 
 KINDS: dict[str, Callable[[], Mapping[str, str]]] = {

@@ -230,8 +230,8 @@ def run(args: Sequence[str]) -> None:
     """
     try:
         cli = _parse(args, resolve_only=False)
-    except AlreadyRecordedError as found:
-        record = found.record
+    except AlreadyRecordedError as error:
+        record = error.record
         if record.finished() == "diverged":
             step = json.loads((record.folder / paths.SUMMARY).read_text())["diverged_at_step"]
             raise Diverged(step, f"the recorded run in {record.folder}") from None
@@ -250,8 +250,8 @@ def resolve(args: Sequence[str]) -> RunRecord:
     """
     try:
         _parse(args, resolve_only=True)
-    except ResolvedOnly as found:
-        return found.record
+    except ResolvedOnly as error:
+        return error.record
     raise AssertionError("a resolved command line raises ResolvedOnly")
 
 

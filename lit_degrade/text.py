@@ -163,12 +163,12 @@ def _split_of(document: str) -> Split:
 
 def _filled(documents: Iterable[str]) -> set[Split]:
     """The splits that have a document."""
-    found: set[Split] = set()
+    splits: set[Split] = set()
     for document in documents:
-        found.add(_split_of(document))
-        if len(found) == len(SPLIT_PERCENT):
+        splits.add(_split_of(document))
+        if len(splits) == len(SPLIT_PERCENT):
             break
-    return found
+    return splits
 
 
 class TextSource:

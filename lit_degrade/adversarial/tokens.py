@@ -67,7 +67,7 @@ def by_gradient(
     Returns: the changed inputs (length,) of every count.
     Source: Ebrahimi et al., "HotFlip", ACL 2018 (first-order gain, greedy); Zou et al. 2023 (exact evaluation of candidates).
     """
-    rows, found, inputs = embedded(subject, allowed).float(), {}, tokens.clone()
+    rows, by_count, inputs = embedded(subject, allowed).float(), {}, tokens.clone()
     for count in range(1, max(counts) + 1):
         gradient = gradient_of(subject, inputs[None], tokens[None], first)[0, :last]
         gain = gradient @ rows.T - (gradient * embedded(subject, inputs[:last]).float()).sum(1, keepdim=True)
@@ -80,20 +80,20 @@ def by_gradient(
         losses = input_losses(subject, trials, tokens, first)
         inputs = trials[losses.masked_fill(losses.isnan(), torch.inf).argmax()]
         if count in counts:
-            found[count] = inputs
-    return found
+            by_count[count] = inputs
+    return by_count
 
 
 def at_random(tokens: Tensor, counts: Sequence[int], allowed: Tensor, last: int, draws: torch.Generator) -> dict[int, Tensor]:
     """Random other tokens at random positions below `last`; larger counts go on where smaller ones end."""
     positions = torch.randperm(last, generator=draws)[: max(counts)]
-    inputs, found = tokens.clone(), {}
+    inputs, by_count = tokens.clone(), {}
     for count, position in enumerate(positions.tolist(), 1):
         others = allowed[allowed != tokens[position]]
         inputs[position] = others[int(torch.randint(len(others), (), generator=draws))]
         if count in counts:
-            found[count] = inputs.clone()
-    return found
+            by_count[count] = inputs.clone()
+    return by_count
 
 
 def by_characters(
@@ -104,7 +104,7 @@ def by_characters(
     Swaps come in random order, at most one a word; one that would change more tokens than are left to the count is left for a
     larger one. Larger counts go on where smaller ones end. Text without enough such words has fewer changed tokens.
     """
-    inputs, found, used, changed = tokens.clone(), {}, set[int](), 0
+    inputs, by_count, used, changed = tokens.clone(), {}, set[int](), 0
     swaps = list(letter_swaps(tokenizer, tokens[:last].tolist(), set(allowed.tolist())))
     shuffled = [swaps[i] for i in torch.randperm(len(swaps), generator=draws).tolist()]
     for count in sorted(counts):
@@ -114,8 +114,8 @@ def by_characters(
                 inputs[places.start : places.stop] = torch.tensor(swap.tokens)
                 used.update(places)
                 changed += swap.changed
-        found[count] = inputs.clone()
-    return found
+        by_count[count] = inputs.clone()
+    return by_count
 
 
 @dataclass(frozen=True)

@@ -55,8 +55,8 @@ class RegisterArtifacts(pl.Callback):
 def _measured(module: SubjectModule, when: str) -> dict[str, Any]:
     """What is known of the subject before or after the run, with the probe that it was measured on."""
     summary = module.record.summary
-    found = {
+    measured = {
         "nats_per_token": summary.get(f"nats_per_token_{when}"),
         "effective_rank": summary.get(f"effective_rank_{when}_layer{summary.get('rank_layer')}"),
     }
-    return {"probe": module.probe_identity(), **{key: value for key, value in found.items() if value is not None}}
+    return {"probe": module.probe_identity(), **{key: value for key, value in measured.items() if value is not None}}

@@ -61,13 +61,13 @@ def arms_of(
         def generators(name: str, k: int = k) -> list[torch.Generator]:
             return [generator(seed, "control", name, metric, mode, str(k), str(draw)) for draw in range(draws)]
 
-        found = {
+        by_arm = {
             TREATED: [Control(treated)],
             "matched_random_k": matched_random_k(weights, treated, scores.of("magnitude"), generators("matched_random_k")),
             "random_k": [random_k(weights, treated, mode, draw) for draw in generators("random_k")],
             "bottom_k": [Control(bottom)],
         }
-        for name, controls in found.items():
+        for name, controls in by_arm.items():
             for draw, control in enumerate(controls):
                 zeros = zero_scores(name, metric, weights, control.ids, scores.of(metric))
                 yield WeightSet(metric, name, k, draw, control.ids, zeros, control.matched)

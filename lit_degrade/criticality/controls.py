@@ -32,12 +32,12 @@ def random_k(weights: Weights, treated: Tensor, mode: Mode, draws: torch.Generat
     """
     if mode == "global":
         return Control(_elsewhere(treated.sort().values, 0, len(weights), len(treated), draws))
-    found = []
+    chosen = []
     for i, positions in weights.by_site(treated):
         start = int(weights.starts[i])
         own = (positions + start).sort().values
-        found.append(_elsewhere(own, start, start + weights.size(i), len(own), draws))
-    return Control(torch.cat(found))
+        chosen.append(_elsewhere(own, start, start + weights.size(i), len(own), draws))
+    return Control(torch.cat(chosen))
 
 
 def _elsewhere(taken: Tensor, start: int, stop: int, k: int, draws: torch.Generator) -> Tensor:
@@ -53,13 +53,13 @@ def _elsewhere(taken: Tensor, start: int, stop: int, k: int, draws: torch.Genera
 
 def _distinct(n: int, k: int, draws: torch.Generator) -> Tensor:
     """k distinct numbers below n, in random order; memory grows with k, not with n."""
-    found = torch.empty(0, dtype=torch.int64)
-    while len(found) < k:
-        drawn = torch.cat([found, torch.randint(n, (2 * k,), generator=draws)])
+    numbers = torch.empty(0, dtype=torch.int64)
+    while len(numbers) < k:
+        drawn = torch.cat([numbers, torch.randint(n, (2 * k,), generator=draws)])
         distinct, first = drawn.unique(return_inverse=True)
         places = torch.full_like(distinct, len(drawn)).scatter_reduce_(0, first, torch.arange(len(drawn)), "amin")
-        found = drawn[places.sort().values]
-    return found[:k]
+        numbers = drawn[places.sort().values]
+    return numbers[:k]
 
 
 def among(weights: Weights, sites: Sequence[int], k: int, draws: torch.Generator) -> Tensor:
@@ -84,7 +84,7 @@ def matched_random_k(weights: Weights, treated: Tensor, sizes_of: ScoresOf, draw
 
     Raises: UserError where a site has too few weights that are not treated.
     """
-    found: list[list[Tensor]] = [[] for _ in draws]
+    chosen: list[list[Tensor]] = [[] for _ in draws]
     matched = [0 for _ in draws]
     for i, positions in weights.by_site(treated):
         sizes = sizes_of(weights.sites[i]).flatten().cpu()
@@ -96,9 +96,9 @@ def matched_random_k(weights: Weights, treated: Tensor, sizes_of: ScoresOf, draw
         bins = torch.where(sizes > 0, (sizes.log() / BIN).floor(), -torch.inf)
         for own, draw in enumerate(draws):
             ids, n = _alike(sizes, bins, positions, draw)
-            found[own].append(ids + weights.starts[i])
+            chosen[own].append(ids + weights.starts[i])
             matched[own] += n
-    return [Control(torch.cat(ids), n / len(treated)) for ids, n in zip(found, matched, strict=True)]
+    return [Control(torch.cat(ids), n / len(treated)) for ids, n in zip(chosen, matched, strict=True)]
 
 
 def _alike(sizes: Tensor, bins: Tensor, treated: Tensor, draws: torch.Generator) -> tuple[Tensor, int]:

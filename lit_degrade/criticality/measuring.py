@@ -42,9 +42,9 @@ def measure(
         with _differentiable(subject, names) as parameters:
             turned = [name for name in names if name.rpartition(".")[0] in subject.anatomy.transposed]
             losses = _losses(subject, ids)
-            found = hessian_diagonal(losses, parameters, settings.probes, draws, settings.estimator, turned, done)
-        sums.curvature = found.mean
-        sums.variance = {name: error.square() for name, error in found.standard_error.items()}
+            diagonal = hessian_diagonal(losses, parameters, settings.probes, draws, settings.estimator, turned, done)
+        sums.curvature = diagonal.mean
+        sums.variance = {name: error.square() for name, error in diagonal.standard_error.items()}
     return sums
 
 

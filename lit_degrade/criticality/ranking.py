@@ -123,10 +123,10 @@ def _top(weights: Weights, scores_of: ScoresOf, sites: Sequence[int], k: int) ->
 
 def _first_with(score: Tensor, weights: Weights, scores_of: ScoresOf, sites: Sequence[int], n: int) -> Tensor:
     """The first n weights with a score."""
-    found = torch.empty(0, dtype=torch.int64)
+    ids = torch.empty(0, dtype=torch.int64)
     for i in sites:
         places = (scores_of(weights.sites[i]).flatten() == score).nonzero().flatten()
-        found = torch.cat([found, places.cpu() + weights.starts[i]])[:n]
-        if len(found) == n:
+        ids = torch.cat([ids, places.cpu() + weights.starts[i]])[:n]
+        if len(ids) == n:
             break
-    return found
+    return ids

@@ -33,13 +33,13 @@ class Scores:
 
         Raises: UserError for scores that are not finite.
         """
-        found = SCORES[metric](self, site)
-        if not math.isfinite(found.sum()) and not bool(found.isfinite().all()):  # the sum is fast, and finite as a rule
+        scores = SCORES[metric](self, site)
+        if not math.isfinite(scores.sum()) and not bool(scores.isfinite().all()):  # the sum is fast, and finite as a rule
             raise UserError(
                 f"{metric} of '{site.parameter}' is not finite on the calibration text: this subject's gradients are not "
                 "numbers here. Use another precision, or metrics without gradients."
             )
-        return found
+        return scores
 
     def of(self, metric: str) -> Callable[[Site], Tensor]:
         """Scores of one metric."""
@@ -77,11 +77,11 @@ class Scores:
 
 def refuse_what_has_no_inputs(metrics: Sequence[str], subject: Subject, sites: Sequence[Site]) -> None:
     """Raise: UserError where `act_mag` is asked of anything but matrices, which it is not defined for."""
-    found = [site for site in sites if len(stored(subject.model, site.parameter).shape) < 2]
-    if "act_mag" in metrics and found:
+    vectors = [site for site in sites if len(stored(subject.model, site.parameter).shape) < 2]
+    if "act_mag" in metrics and vectors:
         raise UserError(
-            f"act_mag is defined for matrices, and the target has {len(found)} vectors such as '{found[0].parameter}'. Leave "
-            "it out (--model.scores.metrics), or choose a target of matrices such as blocks."
+            f"act_mag is defined for matrices, and the target has {len(vectors)} vectors such as '{vectors[0].parameter}'. "
+            "Leave it out (--model.scores.metrics), or choose a target of matrices such as blocks."
         )
 
 

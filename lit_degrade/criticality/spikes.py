@@ -158,5 +158,5 @@ def null_thresholds(
 
 def _null_ratios(subject: Subject, blocks: Tensor, seed: int, number: int) -> list[tuple[float, float]]:
     model = random_init(subject, seed, number)
-    found = layer_spikes(model, Anatomy(model), lambda ids: model(ids.to(subject.device), use_cache=False).logits, blocks)
-    return [(spikes.input_ratio, spikes.output_ratio) for spikes in found]
+    layers = layer_spikes(model, Anatomy(model), lambda ids: model(ids.to(subject.device), use_cache=False).logits, blocks)
+    return [(spikes.input_ratio, spikes.output_ratio) for spikes in layers]

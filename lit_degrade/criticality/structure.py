@@ -64,20 +64,20 @@ def correlations(rows: Sequence[Row]) -> list[dict[str, Any]]:
         mean = _number(row["mean"])
         if not math.isnan(mean):
             means[row["metric"]][_site(row)] = mean
-    found = [_correlation("metrics", "", a, b, means[a], means[b]) for a, b in combinations(means, 2)]
+    pairs = [_correlation("metrics", "", a, b, means[a], means[b]) for a, b in combinations(means, 2)]
     for metric, sites in means.items():
         blocks = _by_depth(sites)
-        found += [_correlation("depths", metric, a, b, blocks[a], blocks[b]) for a, b in combinations(blocks, 2)]
-    return found
+        pairs += [_correlation("depths", metric, a, b, blocks[a], blocks[b]) for a, b in combinations(blocks, 2)]
+    return pairs
 
 
 def _by_depth(means: Mapping[Site, float]) -> dict[int, dict[str, float]]:
     """Depth, in order -> component -> mean score."""
-    found: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    by_depth: dict[int, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for (_, component, depth), mean in means.items():
         if depth is not None:
-            found[depth][component].append(mean)
-    return {depth: {name: sum(parts) / len(parts) for name, parts in found[depth].items()} for depth in sorted(found)}
+            by_depth[depth][component].append(mean)
+    return {depth: {name: sum(parts) / len(parts) for name, parts in by_depth[depth].items()} for depth in sorted(by_depth)}
 
 
 def _correlation(
@@ -123,14 +123,14 @@ def features(rows: Sequence[Row]) -> tuple[list[Site], Values]:
 
 def _described(metric: str, rows: Sequence[Row | None], sites: Sequence[Site]) -> Values:
     """Size, balance and body of every site's scores by one metric: (n, 3)."""
-    found = []
+    described = []
     for row, site in zip(rows, sites, strict=True):
         mean, sd, q25, q75 = (_number(row[name] if row else None) for name in ("mean", "sd", "q25", "q75"))
         rms = math.hypot(mean, sd)
         if not all(map(math.isfinite, (rms, q25, q75))):
             raise ValueError(f"The {metric} scores of {site[0]} ({site[1]}) have no finite mean, sd, q25 and q75.")
-        found.append((math.log10(rms), mean / rms, (q75 - q25) / rms) if rms else (math.inf, 0.0, 0.0))
-    values = np.array(found)
+        described.append((math.log10(rms), mean / rms, (q75 - q25) / rms) if rms else (math.inf, 0.0, 0.0))
+    values = np.array(described)
     size = values[:, 0]
     size[np.isinf(size)] = size.min() if np.isfinite(size.min()) else 0.0
     return values

@@ -234,9 +234,9 @@ class _Watch:
         """The loss gradient of a layer's output has come: its parameters' gradients follow when all their uses are known."""
         d = self._by_sequence(gradient.detach().float())
         for key, name in own.items():
-            found = self.uses.setdefault(name, [])
-            found.append(self._use(module, key, args, options, d))
-            if len(found) == self.expected[name]:
+            uses = self.uses.setdefault(name, [])
+            uses.append(self._use(module, key, args, options, d))
+            if len(uses) == self.expected[name]:
                 self._finish(name, self.uses.pop(name))
 
     def _use(self, module: nn.Module, key: str, args: tuple[Any, ...], options: dict[str, Any], d: Tensor) -> _Use:

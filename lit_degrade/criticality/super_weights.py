@@ -120,16 +120,16 @@ def search(
         advance: called for each weight found.
     Returns: weights in order of discovery; spikes of the intact subject, then after each removal.
     """
-    found: list[Weight] = []
+    weights: list[Weight] = []
     stages: list[list[Spikes]] = []
     with ExitStack() as removed:
         while True:
             stages.append(layer_spikes(subject.model, subject.anatomy, logits_of, blocks))
             suspects = (suspect(subject, spikes, thresholds) for spikes in stages[-1])
-            weight = next((weight for weight in suspects if weight), None) if len(found) < most else None
+            weight = next((weight for weight in suspects if weight), None) if len(weights) < most else None
             if weight is None:
-                return found, stages
-            found.append(weight)
+                return weights, stages
+            weights.append(weight)
             removed.enter_context(perturbed(subject, *ZEROED, recorded=False, only=weight.only))
             advance()
 
@@ -147,7 +147,7 @@ def nearest(subject: Subject, weight: Weight, count: int, treated: Sequence[Weig
         seed: of the draws.
     Returns: parameter, flat position in it, and weight, of each; nearest first.
     """
-    found: list[tuple[float, str, int, float]] = []
+    controls: list[tuple[float, str, int, float]] = []
     for site in subject.anatomy.select("mlp_down"):
         weights = stored(subject.model, site.parameter).read(site).float().flatten()
         draws = generator(seed, "super_weights", weight.site.parameter, str(weight.flat), site.parameter, device=weights.device)
@@ -156,8 +156,8 @@ def nearest(subject: Subject, weight: Weight, count: int, treated: Sequence[Weig
         distances[[other.flat for other in treated if other.site == site]] = math.inf
         best = distances.topk(min(count, len(weights) - 1), largest=False)
         values = weights[best.indices].tolist()
-        found += zip(best.values.tolist(), [site.parameter] * count, best.indices.tolist(), values, strict=False)
-    return [control for _, *control in sorted(found)[:count]]  # type: ignore[misc]
+        controls += zip(best.values.tolist(), [site.parameter] * count, best.indices.tolist(), values, strict=False)
+    return [control for _, *control in sorted(controls)[:count]]  # type: ignore[misc]
 
 
 def verdict(lost: float, controls: Sequence[float]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ def score_rows(scores: Scores, weights: Weights, arms: Sequence[WeightSet]) -> l
     for metric, sets in treated.items():
         counts = {k: {i: len(positions) for i, positions in weights.by_site(ids)} for k, ids in sets.items()}
         for i, site in enumerate(weights.sites):
-            rows.append(scores.row(metric, site) | {f"top_{k}": found.get(i, 0) for k, found in counts.items()})
+            rows.append(scores.row(metric, site) | {f"top_{k}": by_site.get(i, 0) for k, by_site in counts.items()})
     return rows
 
 
@@ -55,8 +55,8 @@ def agreement_rows(
     """
 
     def row(kind: str, metric: str, other: str, a: str, b: str, first: Tensor, second: Tensor, k: int) -> Row:
-        found = asdict(agreement(first[:k].numpy(), second[:k].numpy(), len(weights)))
-        return {"kind": kind, "metric": metric, "other": other, "a": a, "b": b, "k": k, **found}
+        columns = asdict(agreement(first[:k].numpy(), second[:k].numpy(), len(weights)))
+        return {"kind": kind, "metric": metric, "other": other, "a": a, "b": b, "k": k, **columns}
 
     for k in ks:
         for metric in rankings:
@@ -79,9 +79,9 @@ def cluster_rows(weights: Weights, rows: Sequence[Row], seed: int) -> tuple[list
 
     Returns: a row for every site, and the sites of each cluster; noise is none.
     """
-    found, columns = features(rows)
+    keys, columns = features(rows)
     number = {(site.parameter, site.component, site.depth): i for i, site in enumerate(weights.sites)}
-    sites = [number[site] for site in found]
+    sites = [number[site] for site in keys]
     made = cluster(columns, seed)
     labels = {"kmeans": made.kmeans.tolist(), "dbscan": made.dbscan.tolist()}
     table = [

@@ -179,7 +179,7 @@ def exact_nulls(anatomy: Anatomy, parameters: Mapping[str, Tensor], factors: Map
     lie in a hyperplane. Along both the gradient and the Rayleigh quotient are zero; Hv is too where no other parameter of the
     set changes the inputs.
     """
-    found = []
+    nulls = []
     start = 0
     for name, p in parameters.items():
         factor = factors[name]
@@ -190,13 +190,13 @@ def exact_nulls(anatomy: Anatomy, parameters: Mapping[str, Tensor], factors: Map
             spaces = [(absent, 0)]
             if site.component == "attn_k" and anatomy.rotary_dims < anatomy.head_dim:
                 spaces.append((shift, anatomy.rotary_dims))
-            found += [
+            nulls += [
                 ExactNull(start, site, p.shape, anatomy.family == "gpt2", first_row, anatomy.head_dim, null)
                 for null, first_row in spaces
                 if null.shape[1]
             ]
         start += p.numel()
-    return found
+    return nulls
 
 
 def _gram_null(gram: Tensor) -> Tensor:

@@ -90,8 +90,8 @@ def first_collapse(collapsed: Callable[[int], bool], budget: int) -> int | None:
 
 def _distinct(ids: Tensor) -> Tensor:
     """Each number once, where it first occurs."""
-    found, inverse = ids.unique(return_inverse=True)
-    first = torch.full((len(found),), len(ids)).scatter_reduce_(0, inverse, torch.arange(len(ids)), "amin")
+    distinct, inverse = ids.unique(return_inverse=True)
+    first = torch.full((len(distinct),), len(ids)).scatter_reduce_(0, inverse, torch.arange(len(ids)), "amin")
     return ids[first.sort().values]
 
 

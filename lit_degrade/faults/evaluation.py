@@ -167,12 +167,12 @@ class _Place:
         kind, copies = self.y.dtype, len(flips)
         with torch.autocast(self.y.device.type, enabled=False):
             channels, rows, biases = self._rows(flips)
-            found = self.x.reshape(-1, self.x.shape[-1]).to(kind).float() @ rows.to(kind).float().T
+            outputs = self.x.reshape(-1, self.x.shape[-1]).to(kind).float() @ rows.to(kind).float().T
             if biases is not None:
-                found = found + biases.to(kind).float()
+                outputs = outputs + biases.to(kind).float()
             y = _repeated(self.y, copies, 1)
             every = torch.arange(copies, device=y.device)
-            y.view(copies, -1, y.shape[-1])[every, :, channels] = found.to(kind).T
+            y.view(copies, -1, y.shape[-1])[every, :, channels] = outputs.to(kind).T
         return y
 
     def _rows(self, flips: Sequence[Flip]) -> tuple[Tensor, Tensor, Tensor | None]:

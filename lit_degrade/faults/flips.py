@@ -44,8 +44,8 @@ def bit_class(stored_format: str, bit: int) -> BitClass:
     Raises: UserError for a bit that the format does not have.
     """
     check_bit(stored_format, bit)
-    found = next((name for name, numbers in CLASSES[stored_format].items() if bit in numbers), "code")
-    return cast(BitClass, found)
+    kind = next((name for name, numbers in CLASSES[stored_format].items() if bit in numbers), "code")
+    return cast(BitClass, kind)
 
 
 def flipped_values(weights: Floats | Quantised, indices: Tensor, bits: Tensor) -> Tensor:

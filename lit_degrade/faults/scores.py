@@ -60,7 +60,7 @@ def top_flips(
     for i, site in enumerate(weights.sites):
         limit = None if limits is None else limits[site.parameter]
         _scan(best, subject, site, site.view(gradient[site.parameter]).reshape(-1), int(weights.starts[i]), limit)
-    return [found for found in candidates(subject, weights, *best.ranked()) if found.flip not in without][:m]
+    return [candidate for candidate in candidates(subject, weights, *best.ranked()) if candidate.flip not in without][:m]
 
 
 def candidates(
@@ -116,11 +116,11 @@ def _scan(best: "_Best", subject: Subject, site: Site, gradient: Tensor, start: 
             scores = (after - before).mul_(g)
             if not plain:
                 scores = torch.where(after.isfinite() | (g == 0), scores, torch.inf).nan_to_num_(0.0, torch.inf, -torch.inf)
-            found = (scores >= best.least).nonzero().flatten()
-            if limit is not None and len(found):
-                found = found[after[found].abs() <= min(limit, torch.finfo(torch.float32).max)]
-            if len(found):
-                best.offer(scores[found].cpu(), found.cpu() + (start + at), bit)
+            places = (scores >= best.least).nonzero().flatten()
+            if limit is not None and len(places):
+                places = places[after[places].abs() <= min(limit, torch.finfo(torch.float32).max)]
+            if len(places):
+                best.offer(scores[places].cpu(), places.cpu() + (start + at), bit)
 
 
 class _Best:

@@ -38,12 +38,12 @@ def next_flip(
     """
     sums = gather(subject, ids, weights.parameters, {"gradient"})
     gradient = {name: total / sums.tokens for name, total in sums.gradient.items()}
-    found = top_flips(subject, gradient, weights, m, limits, without)
-    if not found:
+    candidates = top_flips(subject, gradient, weights, m, limits, without)
+    if not candidates:
         return None
-    losses = evaluate_flips(subject, ids, [candidate.flip for candidate in found])
+    losses = evaluate_flips(subject, ids, [candidate.flip for candidate in candidates])
     ranks = torch.where(losses.isfinite(), losses, math.inf).tolist()
-    return found[ranks.index(max(ranks))]
+    return candidates[ranks.index(max(ranks))]
 
 
 def bit_search(

@@ -183,10 +183,10 @@ class TextGenerator:
 
 def end_ids(subject: Subject) -> list[int]:
     """Tokens that end a text: those of the model's generation settings, else the tokenizer's own; may be none."""
-    found = subject.model.generation_config.eos_token_id
-    if found is None:
-        found = subject.tokenizer.eos_token_id
-    return [found] if isinstance(found, int) else list(found or ())
+    ids = subject.model.generation_config.eos_token_id
+    if ids is None:
+        ids = subject.tokenizer.eos_token_id
+    return [ids] if isinstance(ids, int) else list(ids or ())
 
 
 def _pad_id(subject: Subject, ends: Sequence[int]) -> int:

@@ -145,12 +145,12 @@ def left_padded(rows: Sequence[Mapping[str, Tensor]], pad: int) -> dict[str, Ten
     lengths = [row["input_ids"].shape[1] for row in rows]
     batch = {"attention_mask": _stacked([torch.ones(1, n, dtype=torch.long) for n in lengths], 0)}
     for name in dict.fromkeys(name for row in rows for name in row):
-        found = [row.get(name) for row in rows]
-        if all(value is None or value.shape == (1, n) for value, n in zip(found, lengths, strict=True)):
-            filled = [torch.zeros(1, n, dtype=torch.long) if v is None else v for v, n in zip(found, lengths, strict=True)]
+        values = [row.get(name) for row in rows]
+        if all(value is None or value.shape == (1, n) for value, n in zip(values, lengths, strict=True)):
+            filled = [torch.zeros(1, n, dtype=torch.long) if v is None else v for v, n in zip(values, lengths, strict=True)]
             batch[name] = _stacked(filled, pad if name == "input_ids" else 0)
         else:
-            batch[name] = torch.cat([value for value in found if value is not None])
+            batch[name] = torch.cat([value for value in values if value is not None])
     return batch
 
 

@@ -36,12 +36,12 @@ def resolve(command_lines: Sequence[list[str]]) -> list[Resolved]:
     process.start()
     there.close()
     try:
-        found: list[Resolved] = [here.recv() for _ in command_lines]
+        resolved: list[Resolved] = [here.recv() for _ in command_lines]
     except EOFError:
         process.join()  # with a traceback of its own, unless it was killed
         raise SystemExit(f"lit_degrade: finding the records of this sweep ended with exit code {process.exitcode}.") from None
     process.join()
-    return found
+    return resolved
 
 
 def launch(command_lines: Sequence[list[str]], logs: Sequence[Path], workers: int) -> Iterator[Event | None]:

@@ -61,22 +61,22 @@ def sweep(args: Sequence[str]) -> int:
     options.slurm = _settings(options.slurm)
     if options.workers < 1 or options.max_runs < 1:
         raise UserError(f"--workers and --max-runs must be at least 1, not {options.workers} and {options.max_runs}.")
-    found = load_sweep(Path(options.file))
-    for line in found.doubts:
+    sweep_file = load_sweep(Path(options.file))
+    for line in sweep_file.doubts:
         print(f"lit_degrade: {line}", file=sys.stderr)
-    if found.project:
-        os.environ.setdefault("WANDB_PROJECT", found.project)
+    if sweep_file.project:
+        os.environ.setdefault("WANDB_PROJECT", sweep_file.project)
     if options.launcher == "slurm":
         slurm.check()
     else:
         local.prepare_server((os.cpu_count() or 1) // options.workers, for_runs=not options.dry_run)
     with of_no_run():
-        return _sweep(found, options)
+        return _sweep(sweep_file, options)
 
 
-def _sweep(found: SweepFile, options: argparse.Namespace) -> int:
+def _sweep(sweep_file: SweepFile, options: argparse.Namespace) -> int:
     results = Path(options.results or "results").expanduser()
-    lines, runs = plan(found, options, results)
+    lines, runs = plan(sweep_file, options, results)
     if options.dry_run:
         for run in runs:
             print(f"{run.state or 'to run':<12}{run.run_id}  python -m lit_degrade {shlex.join(run.args)}")
@@ -85,10 +85,10 @@ def _sweep(found: SweepFile, options: argparse.Namespace) -> int:
         if run.state == "broken":
             print(f"The record in {run.folder} cannot be read ({defect_of(run.folder)}) and is made again.", file=sys.stderr)
     wanted = [run for run in runs if run.state in UNFINISHED or (options.retry and run.state in ("failed", "diverged"))]
-    folder = _keep_plan(found, results, lines, runs)
+    folder = _keep_plan(sweep_file, results, lines, runs)
     ended: dict[str, str | None] = {}
     try:
-        _run(found, folder, wanted, len(runs) - len(wanted), options, ended)
+        _run(sweep_file, folder, wanted, len(runs) - len(wanted), options, ended)
     except KeyboardInterrupt:
         jobs = " Jobs that were submitted go on." if options.launcher == "slurm" else ""
         print(f"Interrupted; the same command goes on from here.{jobs}", file=sys.stderr)
@@ -127,14 +127,14 @@ def _words(point: Point, keys: Iterable[str]) -> str:
     return " ".join(" ".join(f"{key}={point[key]}".split()) for key in keys)
 
 
-def _keep_plan(found: SweepFile, results: Path, lines: Lines, runs: list[Planned]) -> Path:
+def _keep_plan(sweep_file: SweepFile, results: Path, lines: Lines, runs: list[Planned]) -> Path:
     """Write down what is asked for; returns the folder for it and for the outputs of the runs."""
-    lock = Lock(results / paths.SWEEPS / ".lock", f"the plan of sweep {found.name}")
+    lock = Lock(results / paths.SWEEPS / ".lock", f"the plan of sweep {sweep_file.name}")
     try:
         lock.take()
-        folder = plan_folder(results, str(found.path))
+        folder = plan_folder(results, str(sweep_file.path))
         folder.mkdir(exist_ok=True)
-        write_plan(folder, str(found.path), {run.run_id: (run.folder, run.conditions) for run in runs})
+        write_plan(folder, str(sweep_file.path), {run.run_id: (run.folder, run.conditions) for run in runs})
         keep(folder / paths.RESOLVED, lines)
     except OSError as error:
         raise UserError(
@@ -146,7 +146,7 @@ def _keep_plan(found: SweepFile, results: Path, lines: Lines, runs: list[Planned
 
 
 def _run(
-    found: SweepFile,
+    sweep_file: SweepFile,
     folder: Path,
     wanted: list[Planned],
     skipped: int,
@@ -162,7 +162,7 @@ def _run(
         events = slurm.launch(lines, logs, options.workers, folder / "slurm", options.slurm)
     else:
         events = local.launch(lines, logs, options.workers)
-    with Board(found.name, [run.name for run in wanted], skipped, options.workers) as board:
+    with Board(sweep_file.name, [run.name for run in wanted], skipped, options.workers) as board:
         for event in events:
             if event is None:
                 board.show()
@@ -213,10 +213,10 @@ def _stamp(record: Path) -> int | None:
 
 def _why(run: Planned, state: str | None, folder: Path) -> str:
     """What the record of this outcome says, or else the last line of the output."""
-    found = defect_of(run.folder) if state == "broken" else ""
+    said = defect_of(run.folder) if state == "broken" else ""
     if state in get_args(ExitState):
-        found = read_record(run.folder)[0]["detail"]
-    return found or last_words(_log(folder, run)) or "killed, or never started"
+        said = read_record(run.folder)[0]["detail"]
+    return said or last_words(_log(folder, run)) or "killed, or never started"
 
 
 def _log(folder: Path, run: Planned) -> Path:

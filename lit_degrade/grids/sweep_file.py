@@ -58,33 +58,33 @@ def load_sweep(path: Path) -> SweepFile:
 
     Raises: UserError, in one line, for a file that cannot be read or asks for what is not offered here.
     """
-    found = read_yaml(path, "Sweep file")
-    if not isinstance(found, dict):
+    content = read_yaml(path, "Sweep file")
+    if not isinstance(content, dict):
         raise UserError(f"Sweep file '{path}' holds no keys: expected {', '.join(KEYS)}.")
-    _refuse_endless(path, found)
-    for key in found:
+    _refuse_endless(path, content)
+    for key in content:
         if key in NOT_HERE:
             raise UserError(f"{path}: '{key}' cannot be honoured: {NOT_HERE[key]}.")
         if key not in KEYS:
             raise unknown(f"key of {path}", " ".join(str(key).split()), KEYS)
     for key in ("program", "project"):
-        if not isinstance(found.get(key, ""), str | None):
-            raise UserError(f"{path}: '{key}' must be text, not {shown(found[key])}.")
-        check_text(f"{path}: {key}", found.get(key) or "")
-    method = found.get("method", "")
+        if not isinstance(content.get(key, ""), str | None):
+            raise UserError(f"{path}: '{key}' must be text, not {shown(content[key])}.")
+        check_text(f"{path}: {key}", content.get(key) or "")
+    method = content.get("method", "")
     if method == "bayes":
         raise UserError(f"{path}: method 'bayes' needs the results of earlier runs. Available: {', '.join(SWEEP_METHODS)}.")
     if method not in SWEEP_METHODS:
         raise unknown(f"method of {path}", " ".join(str(method).split()), SWEEP_METHODS)
-    parameters = found.get("parameters")
+    parameters = content.get("parameters")
     if not isinstance(parameters, dict) or not parameters:
         raise UserError(f"{path}: the grid is empty: expected at least one entry under 'parameters'.")
     flat = tuple(_flat(path, parameters))
     for names, entry in flat:
         check_entry(_where(path, names), method, entry)
     doubts = tuple(line for names, entry in flat if (line := doubt(_where(path, names), entry)))
-    cap, command = _run_cap(path, found), _command(path, found)
-    return SweepFile(path, found.get("program") or "", command, method, flat, cap, found.get("project"), doubts)
+    cap, command = _run_cap(path, content), _command(path, content)
+    return SweepFile(path, content.get("program") or "", command, method, flat, cap, content.get("project"), doubts)
 
 
 def points(sweep: SweepFile, max_runs: int) -> list[Point]:
@@ -148,16 +148,16 @@ def own_arguments(sweep: SweepFile, words: list[str]) -> list[str]:
     return rest[3:]
 
 
-def _refuse_endless(path: Path, found: dict[Any, Any]) -> None:
+def _refuse_endless(path: Path, content: dict[Any, Any]) -> None:
     """Raise: UserError for a file whose anchors refer to what they are part of, or with a number too long to be written."""
     try:
-        json.dumps(found, default=str, skipkeys=True)
+        json.dumps(content, default=str, skipkeys=True)
     except (ValueError, RecursionError) as error:
         raise UserError(f"Sweep file '{path}' cannot be used: {' '.join(str(error).split())}.") from error
 
 
-def _run_cap(path: Path, found: Mapping[str, Any]) -> int | None:
-    cap = found.get("run_cap")
+def _run_cap(path: Path, content: Mapping[str, Any]) -> int | None:
+    cap = content.get("run_cap")
     if cap is None:
         return None
     check_number(str(path), "run_cap", cap)
@@ -166,8 +166,8 @@ def _run_cap(path: Path, found: Mapping[str, Any]) -> int | None:
     return cap
 
 
-def _command(path: Path, found: Mapping[str, Any]) -> tuple[str, ...]:
-    command = found.get("command") or ["${env}", "${interpreter}", "${program}", "${args}"]
+def _command(path: Path, content: Mapping[str, Any]) -> tuple[str, ...]:
+    command = content.get("command") or ["${env}", "${interpreter}", "${program}", "${args}"]
     if not isinstance(command, list):
         raise UserError(f"{path}: 'command' must be a list, not {shown(command)}.")
     for number, word in enumerate(command, 1):

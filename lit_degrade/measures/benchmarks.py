@@ -202,13 +202,13 @@ def run_benchmark(logits_of: LogitsFunction, asked: Requests) -> tuple[list[Resu
     per_item = [(item, [next(scored) for _ in item.choices]) for item in asked.benchmark.items]
     name = asked.benchmark.name
     if name == "hellaswag":
-        rows = [_choice_row(item, found) for item, found in per_item]
+        rows = [_choice_row(item, scores) for item, scores in per_item]
         metrics = [
             _share(name, metric, [row[column] for row in rows])
             for metric, column in (("acc", "correct"), ("acc_norm", "correct_norm"))
         ]
     else:
-        rows = [_word_row(item, found[0]) for item, found in per_item]
+        rows = [_word_row(item, scores[0]) for item, scores in per_item]
         metrics = [
             _share(name, "acc", [row["correct"] for row in rows]),
             _word_perplexity(name, [row["log_likelihood"] for row in rows]),
@@ -216,8 +216,8 @@ def run_benchmark(logits_of: LogitsFunction, asked: Requests) -> tuple[list[Resu
     return metrics, [{"benchmark": name, "item": i, **row} for i, row in enumerate(rows)]
 
 
-def _choice_row(item: Item, found: Sequence[Scored]) -> dict[str, Any]:
-    log_likelihoods = [scored.log_likelihood for scored in found]
+def _choice_row(item: Item, scores: Sequence[Scored]) -> dict[str, Any]:
+    log_likelihoods = [scored.log_likelihood for scored in scores]
     chosen, chosen_norm = (choice(item, log_likelihoods, per_character) for per_character in (False, True))
     return {
         "gold": item.gold,
@@ -229,13 +229,13 @@ def _choice_row(item: Item, found: Sequence[Scored]) -> dict[str, Any]:
     }
 
 
-def _word_row(item: Item, found: Scored) -> dict[str, Any]:
+def _word_row(item: Item, scored: Scored) -> dict[str, Any]:
     return {
         "gold": item.choices[0],
         "chosen": None,
-        "correct": found.greedy,
-        "log_likelihood": found.log_likelihood,
-        "tokens": found.tokens,
+        "correct": scored.greedy,
+        "log_likelihood": scored.log_likelihood,
+        "tokens": scored.tokens,
     }
 
 

@@ -103,12 +103,12 @@ def run_task(subject: Subject, task: HarnessTask, limit: int) -> tuple[list[Resu
 
         try:
             harness = HFLM(pretrained=subject.model, tokenizer=copy.deepcopy(subject.tokenizer), batch_size=BATCH)
-            found = evaluate(lm=harness, task_dict=task.loaded, limit=limit or None, bootstrap_iters=BOOTSTRAPS)
+            measured = evaluate(lm=harness, task_dict=task.loaded, limit=limit or None, bootstrap_iters=BOOTSTRAPS)
         finally:
             subject.model.train(training)
-    assert found is not None, "only processes of rank above 0 get nothing"
-    metrics = [metric for name, results in found["results"].items() for metric in _metrics(name, results)]
-    rows = [_item_row(name, sample) for name, samples in found["samples"].items() for sample in samples]
+    assert measured is not None, "only processes of rank above 0 get nothing"
+    metrics = [metric for name, results in measured["results"].items() for metric in _metrics(name, results)]
+    rows = [_item_row(name, sample) for name, samples in measured["samples"].items() for sample in samples]
     return metrics, rows
 
 

@@ -131,10 +131,10 @@ class BitSearchModule(MeasuringModule):
     def measure(self, piece: FlipSequence) -> None:
         """One search, or one draw of a control."""
         self._add_row(piece, 0, None, self.before)
-        found, budget = self._search(piece) if piece.arm == SEARCH else self._control(piece)
+        flips, budget = self._search(piece) if piece.arm == SEARCH else self._control(piece)
         facts = {"budget": budget, "threshold": self.collapse.threshold}
         self.collapses.append(
-            {**piece.labels, "flips": budget if found is None else found, "collapsed": found is not None, **facts}
+            {**piece.labels, "flips": budget if flips is None else flips, "collapsed": flips is not None, **facts}
         )
 
     def _search(self, cell: FlipSequence) -> tuple[int | None, int]:

@@ -112,11 +112,11 @@ class BitSensitivityModule(MeasuringModule):
         selection = load_selection(self.subject, self.where, self.sites)
         if selection is not None:
             starts = self.weights.starts.tolist()
-            found = [
+            numbers = [
                 within(site, shape, selection.get(site.parameter)) + start
                 for site, shape, start in zip(self.sites, self.weights.shapes, starts, strict=False)
             ]
-            return torch.cat(found)
+            return torch.cat(numbers)
         refuse_what_has_no_inputs([self.choose], self.subject, self.sites)
         self.weights.check(self.k, "per_layer")
         settings = ScoreSettings(self.choose, self.calibration_blocks, batches=1)

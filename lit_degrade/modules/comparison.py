@@ -173,8 +173,8 @@ class ComparisonModule(MeasuringModule):
         how = variant.how
         if isinstance(how, PruneSettings):
             with pruned(self.subject, how, self.windows[how.calibration_blocks], self.seed) as rows:
-                found = pruning_totals(rows)
-                size = {"sparsity": found["sparsity_achieved"], "relative_norm": found["relative_norm"]}
+                total = pruning_totals(rows)
+                size = {"sparsity": total["sparsity_achieved"], "relative_norm": total["relative_norm"]}
                 yield size, likelihood(self.logits, self.probe), self._answer()
         elif isinstance(how, DoseSettings):
             with perturbed(self.subject, how, Dose(how.level, self.seed)) as records:

@@ -79,8 +79,8 @@ class ExchangeRateModule(MeasuringModule):
     def measure(self, piece: tuple[PerturbationSettings, int]) -> None:
         """One search."""
         settings, repetition = piece
-        found = find_dose(settings.method, self.cost, lambda level: self._loss(settings, repetition, level))
-        level = found.level if found.reached else dose_range(settings.method)[1]
+        dose = find_dose(settings.method, self.cost, lambda level: self._loss(settings, repetition, level))
+        level = dose.level if dose.reached else dose_range(settings.method)[1]
         with perturbed(self.subject, settings, Dose(level, self.seed, repetition)) as records:
             total = totals(records)
         self.rows.append(
@@ -89,12 +89,12 @@ class ExchangeRateModule(MeasuringModule):
                 "target": settings.target,
                 "repetition": repetition,
                 "random": METHODS[settings.method].random,
-                "level": found.level if found.reached else None,
-                "relative_norm": total["relative_norm"] if found.reached else None,
-                "nats_lost": found.loss if found.reached else None,
+                "level": dose.level if dose.reached else None,
+                "relative_norm": total["relative_norm"] if dose.reached else None,
+                "nats_lost": dose.loss if dose.reached else None,
                 "weights": total["weights"],
-                "reached": found.reached,
-                "nats_at_maximum": found.loss_at_maximum,
+                "reached": dose.reached,
+                "nats_at_maximum": dose.loss_at_maximum,
                 "cost": self.cost,
             }
         )

@@ -148,13 +148,13 @@ class GenerateModule(DoseModule):
 
     def _generations(self) -> list[Generation]:
         """Everything that was made, with its likelihood under the intact subject."""
-        found = [
+        generated = [
             (cell, task, prompt, made, entry)
             for cell in self.cells[1:]
             for task in self.tasks
             for prompt, (made, entry) in zip(task.prompts, self._made(cell, task), strict=True)
         ]
-        asked = [(self._text_ids(task, made), made.ids) for _, task, _, made, _ in found]
+        asked = [(self._text_ids(task, made), made.ids) for _, task, _, made, _ in generated]
         with self.record.timed("likelihood"):
             nats = continuation_nats(self.logits, asked, self.generator.pad)
         return [
@@ -162,7 +162,7 @@ class GenerateModule(DoseModule):
                 cell, task.name, prompt, self.image if task.image else None, made, entry["timestamp"],
                 entry["vram_usage_percent"], value,
             )
-            for (cell, task, prompt, made, entry), value in zip(found, nats, strict=True)
+            for (cell, task, prompt, made, entry), value in zip(generated, nats, strict=True)
         ]  # fmt: skip
 
     def _text_ids(self, task: Task, made: Continuation) -> list[int]:

@@ -120,11 +120,11 @@ def self_bleus(generations: Sequence[Generation]) -> list[float]:
     for i, generation in enumerate(generations):
         cell = generation.cell
         together.setdefault((cell.variant, cell.level_index, generation.task, generation.prompt.id), []).append(i)
-    found = [float("nan")] * len(generations)
+    values = [float("nan")] * len(generations)
     for indices in together.values():
         for i, value in zip(indices, self_bleu([generations[i].continuation.text for i in indices]), strict=True):
-            found[i] = value
-    return found
+            values[i] = value
+    return values
 
 
 def task_means(rows: Sequence[Mapping[str, Any]], task: str) -> dict[str, float | None]:

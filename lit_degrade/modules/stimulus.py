@@ -93,9 +93,9 @@ class StimulusModule(SubjectModule):
             nulls = exact_nulls(self.subject.anatomy, named, factors) if self.spec.adapter == "full" else []
             hessian = HessianProducts(self.calibration_losses(), named, self.hvp)
             draws = generator(self.seed, "null_space")
-            found = vars(find_null_space(hessian, self.settings, draws, factors, nulls, progress.advance))
-        tensors = {name: value for name, value in found.items() if isinstance(value, Tensor)}
-        return tensors, {name: value for name, value in found.items() if name not in tensors}
+            null_space = vars(find_null_space(hessian, self.settings, draws, factors, nulls, progress.advance))
+        tensors = {name: value for name, value in null_space.items() if isinstance(value, Tensor)}
+        return tensors, {name: value for name, value in null_space.items() if name not in tensors}
 
     def _depends_on(self) -> dict[str, Any]:
         """Everything that the null space of this run follows from."""

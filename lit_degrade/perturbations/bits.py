@@ -54,8 +54,8 @@ def draw(n: int, share: float, generator: torch.Generator) -> Tensor:
         return torch.arange(n)
     quantile = float(torch.rand(1, generator=generator, dtype=torch.float64))
     rings = _poisson(quantile, -n * math.log1p(-share))
-    found = np.sort(torch.randint(n, (rings,), generator=generator).numpy())  # the first of more rings are the same ones
-    return torch.from_numpy(found[_first(found)])
+    positions = np.sort(torch.randint(n, (rings,), generator=generator).numpy())  # the first of more rings are the same ones
+    return torch.from_numpy(positions[_first(positions)])
 
 
 def _poisson(quantile: float, mean: float) -> int:

@@ -204,14 +204,14 @@ def numbers(text: str, what: str) -> list[int] | None:
     """
     if text == "all":
         return None
-    found: list[int] = []
+    listed: list[int] = []
     for part in text.split(","):
         ends = re.fullmatch(r"(\d+)(?:-(\d+))?", part.strip())
         first, last = (int(ends[1]), int(ends[2] or ends[1])) if ends else (1, 0)
         if last < first:
             raise UserError(f"{what} '{text}' is neither 'all' nor numbers and ranges such as 0-3,7.")
-        found += range(first, last + 1)
-    return list(dict.fromkeys(found))
+        listed += range(first, last + 1)
+    return list(dict.fromkeys(listed))
 
 
 def choose_variants(text: str) -> list[str]:

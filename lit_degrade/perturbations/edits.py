@@ -145,8 +145,8 @@ def _most_in_a_channel(weights: Tensor, inputs: int, chosen: Tensor | None) -> f
         return float((weights.movedim(inputs, -1).sort(-1).values.diff(dim=-1) != 0).sum(-1).max() + 1)
     outputs = weights.movedim(inputs, -1)[..., 0]
     channels = torch.arange(outputs.numel(), device=weights.device).view(outputs.shape).unsqueeze(inputs).expand(weights.shape)
-    found = torch.stack([channels.take(chosen).double(), weights.take(chosen).double()]).unique(dim=1)
-    return float(found[0].long().bincount().max())
+    distinct = torch.stack([channels.take(chosen).double(), weights.take(chosen).double()]).unique(dim=1)
+    return float(distinct[0].long().bincount().max())
 
 
 def plan(

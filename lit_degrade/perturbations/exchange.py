@@ -47,11 +47,11 @@ def find_dose(method: str, cost: float, loss: Callable[[float], float]) -> Found
     """
     low, high = dose_range(method)
     whole = METHODS[method].none == math.inf
-    at_maximum = found = loss(high)
-    if found < cost:
+    at_maximum = at_high = loss(high)
+    if at_high < cost:
         return Found(False, math.nan, math.nan, at_maximum)
     for _ in range(STEPS):
-        if abs(found - cost) <= TOLERANCE * cost:
+        if abs(at_high - cost) <= TOLERANCE * cost:
             break
         middle = math.sqrt(low * high)
         if whole:
@@ -62,5 +62,5 @@ def find_dose(method: str, cost: float, loss: Callable[[float], float]) -> Found
         if value < cost:
             low = middle
         else:
-            high, found = middle, value
-    return Found(True, high, found, at_maximum)
+            high, at_high = middle, value
+    return Found(True, high, at_high, at_maximum)

@@ -26,14 +26,14 @@ def sites_of(subject: Subject, settings: PerturbationSettings) -> list[Site]:
     target = PUBLISHED_TARGETS[settings.target][0] if settings.target in PUBLISHED_TARGETS else settings.target
     if target == "all":
         anatomy.select("blocks", depths)  # refuses layers that do not exist
-        found = [site for site in anatomy.sites if site.kind != "adapter" and (depths is None or site.depth in depths)]
+        sites = [site for site in anatomy.sites if site.kind != "adapter" and (depths is None or site.depth in depths)]
     else:
-        found = anatomy.select(target, depths, _KINDS.get(target, _WEIGHTS))
+        sites = anatomy.select(target, depths, _KINDS.get(target, _WEIGHTS))
     if settings.target == "embed_only":
-        found = [site for site in found if site.parameter == token_embedding(subject)]
-    if not found:
+        sites = [site for site in sites if site.parameter == token_embedding(subject)]
+    if not sites:
         raise UserError(f"Target '{settings.target}' has nothing in layers {settings.layers} of '{subject.spec.name}'.")
-    return found
+    return sites
 
 
 def whole(subject: Subject, name: str) -> Site:
@@ -69,13 +69,13 @@ def load_selection(subject: Subject, settings: PerturbationSettings, sites: Sequ
 
     path = Path(settings.selection).expanduser()
     try:
-        found = load_file(path)
+        chosen = load_file(path)
     except Exception as error:  # the library raises classes of its own
         raise UserError(f"Selection '{path}' cannot be read: {' '.join(str(error).split())}") from error
-    if not found:
+    if not chosen:
         raise UserError(f"Selection '{path}' is empty: it would change nothing.")
     known = {site.parameter for site in sites}
-    for name, indices in found.items():
+    for name, indices in chosen.items():
         if name not in known:
             raise UserError(f"Selection '{path}': '{name}' is not in target '{settings.target}', layers {settings.layers}.")
         n = stored(subject.model, name).shape.numel()
@@ -85,7 +85,7 @@ def load_selection(subject: Subject, settings: PerturbationSettings, sites: Sequ
         inside = sum(len(within(site, stored(subject.model, name).shape, indices)) for site in sites if site.parameter == name)
         if inside < len(indices):
             raise UserError(f"Selection '{path}': {len(indices) - inside} weights of '{name}' are not in '{settings.target}'.")
-    return {name: indices.sort().values for name, indices in found.items()}  # the same draws in whatever order they are named
+    return {name: indices.sort().values for name, indices in chosen.items()}  # the same draws in whatever order they are named
 
 
 def within(site: Site, shape: torch.Size, indices: Tensor | None) -> Tensor:

@@ -164,11 +164,11 @@ def _masks(
     scores = {}
     for site in sites:
         weights = weights_of(subject, site)
-        found = score(site) if score else weights.abs() * moments[site.parameter].diagonal().sqrt()
+        values = score(site) if score else weights.abs() * moments[site.parameter].diagonal().sqrt()
         if settings.structure:
-            scores[site] = found.square() if settings.metric in _SQUARED else found
+            scores[site] = values.square() if settings.metric in _SQUARED else values
         else:
-            scores[site] = found.masked_fill(weights == 0, -math.inf)
+            scores[site] = values.masked_fill(weights == 0, -math.inf)
     if settings.structure:
         return whole_groups(scores, settings, subject.anatomy.head_dim)
     return single_weights(scores, settings)

@@ -23,13 +23,13 @@ def conditions(config: Mapping[str, Any]) -> dict[str, Fact]:
     """
     model, trainer, text = (_part(config, name) for name in ("model", "trainer", "text"))
     flat = {**config, **{f"trainer.{key}": value for key, value in trainer.items()}}
-    found: dict[str, Fact] = {name: flat.get(key) for name, key in PLACES.items()}
-    found["gradient_clip"] = found["gradient_clip"] or 0.0
-    found |= _attack(str(config.get("attacked_by") or ""))
-    for key, value in found.items():
+    facts: dict[str, Fact] = {name: flat.get(key) for name, key in PLACES.items()}
+    facts["gradient_clip"] = facts["gradient_clip"] or 0.0
+    facts |= _attack(str(config.get("attacked_by") or ""))
+    for key, value in facts.items():
         if not isinstance(value, Fact):
             raise ValueError(f"{key} is {value!r}")
-    return found | _flat(_part(model, "init_args"), "") | _flat(text, "text.")
+    return facts | _flat(_part(model, "init_args"), "") | _flat(text, "text.")
 
 
 def config_key(condition: str) -> str:

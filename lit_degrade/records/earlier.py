@@ -58,15 +58,15 @@ def earlier_id(verb: str, config: Mapping[str, Any], inputs: Mapping[str, str]) 
 @functools.lru_cache(maxsize=4)
 def _manifests(experiment: Path, mtime_ns: int) -> dict[Path, dict[str, Any]]:
     """Manifests of all records below a folder that can be read."""
-    found = {}
+    manifests = {}
     for path in sorted(experiment.glob(f"[!.]*/{paths.MANIFEST}")):
         try:
             manifest = json.loads(path.read_text(encoding="utf-8"))
         except ValueError:
             continue  # a broken record is no record; `report` names it
         if isinstance(manifest, dict):
-            found[path.parent] = manifest
-    return found
+            manifests[path.parent] = manifest
+    return manifests
 
 
 @functools.cache

@@ -96,8 +96,8 @@ def changed(function: Callable[..., Any], given: Mapping[str, Any], defaults: An
     if defaults is not None:
         start |= {key: getattr(defaults, key) for key in start}
     hints = get_type_hints(function)
-    found = {key: _changed(value, start.get(key), hints.get(key)) for key, value in given.items()}
-    return {key: value for key, value in found.items() if value is not _SAME}
+    values = {key: _changed(value, start.get(key), hints.get(key)) for key, value in given.items()}
+    return {key: value for key, value in values.items() if value is not _SAME}
 
 
 def _changed(value: Any, default: Any, hint: Any) -> Any:
@@ -116,7 +116,7 @@ def _settings(hint: Any) -> type | None:
     """The dataclass that an annotation is made of, if it is."""
     if isinstance(hint, type) and is_dataclass(hint):
         return hint
-    return next((found for part in get_args(hint) if (found := _settings(part))), None)
+    return next((settings for part in get_args(hint) if (settings := _settings(part))), None)
 
 
 def _plain(value: Any) -> Any:

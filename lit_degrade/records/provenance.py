@@ -29,13 +29,13 @@ def peak_memory() -> dict[str, int]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"lit_degrade": lit_degrade.__version__, "python": platform.python_version(), **extension_versions()}
+    versions = {"lit_degrade": lit_degrade.__version__, "python": platform.python_version(), **extension_versions()}
     for name in LIBRARIES:
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def _git_state() -> dict[str, Any] | None:

@@ -49,23 +49,23 @@ def state_of(folder: Path) -> ExitState | Literal["broken"] | None:
 
 def _json(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ValueError(f"{path.name}: {error.strerror}") from error
     except ValueError as error:
         raise ValueError(f"{path.name} is not JSON: {' '.join(str(error).split())}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path.name}: expected an object, found {type(found).__name__}")
-    return {key: _NONFINITE.get(value, value) if isinstance(value, str) else value for key, value in found.items()}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path.name}: expected an object, found {type(content).__name__}")
+    return {key: _NONFINITE.get(value, value) if isinstance(value, str) else value for key, value in content.items()}
 
 
 def _yaml(path: Path) -> dict[str, Any]:
     try:
-        found = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
+        content = yaml.load(path.read_text(encoding="utf-8"), getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
     except OSError as error:
         raise ValueError(f"{path.name}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name}: not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(found, Mapping):
-        raise ValueError(f"{path.name}: expected keys, found {type(found).__name__}")
-    return dict(found)
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{path.name}: expected keys, found {type(content).__name__}")
+    return dict(content)

@@ -55,8 +55,8 @@ class Schema:
 
     def column(self, name: str) -> Column | None:
         """What a column is, or None if the table has no such column."""
-        found = (column for column in self.columns if column.name == name or fnmatchcase(name, column.name))
-        return next(found, None)
+        matching = (column for column in self.columns if column.name == name or fnmatchcase(name, column.name))
+        return next(matching, None)
 
     def check(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Raise: ValueError for rows that do not fit: unknown, missing or wrongly filled columns.

@@ -126,20 +126,24 @@ def stored_precision(name: str, config: Any, asked: Precision) -> Precision | No
     if not stored:
         return None
     how = str(stored.get("quant_method"))
-    found: Precision | None = None
+    precision: Precision | None = None
     if how == "bitsandbytes" and stored.get("load_in_8bit"):
-        found = "int8"
+        precision = "int8"
     elif how == "bitsandbytes" and stored.get("load_in_4bit"):
         how = f"{how} {stored.get('bnb_4bit_quant_type')}, in {stored.get('bnb_4bit_quant_storage') or 'uint8'}"
         if how == "bitsandbytes nf4, in uint8":
-            found = "nf4"
-    if found != asked:
-        remedy = f"use --precision {found}, or provide the unquantised weights" if found else "provide the unquantised weights"
+            precision = "nf4"
+    if precision != asked:
+        remedy = (
+            f"use --precision {precision}, or provide the unquantised weights"
+            if precision
+            else "provide the unquantised weights"
+        )
         raise UserError(
             f"Subject '{name}' cannot be had at precision '{asked}': its weights are stored quantised "
-            f"({found or how}; quantization_config in its config.json), so {remedy}."
+            f"({precision or how}; quantization_config in its config.json), so {remedy}."
         )
-    return found
+    return precision
 
 
 def refuse_disagreement(name: str, model: Any, info: dict[str, Any], quantised: bool = False) -> None:

@@ -176,9 +176,9 @@ class Anatomy:
 
     def _find_blocks(self, model: Any) -> list[nn.Module]:
         """Transformer blocks of the text tower, in order."""
-        found: dict[int, nn.Module] = {}
+        by_depth: dict[int, nn.Module] = {}
         for name, module in model.named_modules():
             match = _BLOCK.match(name)
             if match and match.end() == len(name) and not _VISION.search(name):
-                found[int(match["depth"])] = module
-        return [found[depth] for depth in sorted(found)]
+                by_depth[int(match["depth"])] = module
+        return [by_depth[depth] for depth in sorted(by_depth)]

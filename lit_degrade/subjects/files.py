@@ -110,12 +110,12 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises: UserError when it holds anything else.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"'{path}' is not JSON: {error}.") from error
-    if not isinstance(found, dict):
+    if not isinstance(content, dict):
         raise UserError(f"'{path}' is expected to hold a JSON object.")
-    return found
+    return content
 
 
 def files_sha256(folder: Path, without: str = "") -> str:
@@ -192,9 +192,9 @@ def _without_places(path: Path) -> bytes:
 def refuse_changed_files(folder: Path) -> None:
     """Raise: UserError for a folder that holds other files than the run that wrote its lineage has saved there."""
     saved = read_lineage(folder, "", "")[-1].get("files_sha256")
-    if saved and saved != (found := files_sha256(folder, without=LINEAGE)):
+    if saved and saved != (current := files_sha256(folder, without=LINEAGE)):
         raise UserError(
-            f"Subject folder '{folder}' has been changed since it was saved: its files have the hash {found[:12]}, and its "
+            f"Subject folder '{folder}' has been changed since it was saved: its files have the hash {current[:12]}, and its "
             f"{LINEAGE} says {saved[:12]}."
         )
 
@@ -202,8 +202,8 @@ def refuse_changed_files(folder: Path) -> None:
 def refuse_changed_base(folder: Path, base: str) -> None:
     """Raise: UserError for saved adapters whose base has other content than when they were made."""
     saved = read_json(folder / BASE).get("base_sha256") if (folder / BASE).is_file() else None
-    if saved and saved != (found := content_sha256(base)):
-        raise changed_base(folder, base, "content", found or "none, as a name that is known", saved)
+    if saved and saved != (current := content_sha256(base)):
+        raise changed_base(folder, base, "content", current or "none, as a name that is known", saved)
 
 
 def changed_base(folder: Path, base: str, what: str, found: str, saved: str) -> UserError:

@@ -157,15 +157,15 @@ def misread_rows(model: nn.Module) -> list[int]:
         return []
     from bitsandbytes.functional import dequantize_4bit, quantize_4bit
 
-    found = []
+    lengths = []
     for length in sorted({state.shape[-1] for state in states}):
         values = torch.linspace(-1, 1, 64 * length, device=states[0].absmax.device)
         codes, state = quantize_4bit(values.view(1, -1), blocksize=states[0].blocksize, quant_type=states[0].quant_type)
         one_row = dequantize_4bit(codes, state)
         state.shape = torch.Size((64, length))
         if not torch.equal(dequantize_4bit(codes, state).view(1, -1), one_row):
-            found.append(length)
-    return found
+            lengths.append(length)
+    return lengths
 
 
 def weights_sha256(model: nn.Module) -> str:
@@ -367,9 +367,9 @@ def _refuse_changed_weights(folder: Path, below: Subject) -> None:
     if saved_at != below.spec.precision or saved_at in QUANTISED:
         return
     stages = read_lineage(folder, "", "")[: len(below.lineage)]
-    found, saved = below.lineage[-1]["sha256"], stages[-1]["sha256"]
-    if saved and (len(stages) < len(below.lineage) or found != saved):
-        raise changed_base(folder, below.spec.name, f"weights at {saved_at}", found, saved)
+    current, saved = below.lineage[-1]["sha256"], stages[-1]["sha256"]
+    if saved and (len(stages) < len(below.lineage) or current != saved):
+        raise changed_base(folder, below.spec.name, f"weights at {saved_at}", current, saved)
 
 
 def _loading_failure(name: str, place: str, offline: bool, error: Exception) -> str:

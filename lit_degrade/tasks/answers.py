@@ -77,9 +77,9 @@ def parsed(text: str, answer: Answer) -> bool:
 
 
 def _number(text: str, answer: Answer) -> bool:
-    found, right = _last_number(text), _last_number(answer.key)
+    number, right = _last_number(text), _last_number(answer.key)
     assert right is not None
-    return found is not None and abs(found - right) <= answer.tolerance * abs(right)
+    return number is not None and abs(number - right) <= answer.tolerance * abs(right)
 
 
 _REWRITTEN = [
@@ -113,16 +113,16 @@ _NUMBER = re.compile(
 def _last_number(text: str) -> float | None:
     for pattern, plain in _REWRITTEN:
         text = pattern.sub(plain, text)
-    found = list(_NUMBER.finditer(text))
-    return _value(found[-1]) if found else None
+    matches = list(_NUMBER.finditer(text))
+    return _value(matches[-1]) if matches else None
 
 
-def _value(found: re.Match[str]) -> float:
-    sign = -1.0 if found["sign"] else 1.0
-    if found["plain"]:
-        return sign * float(found["plain"].replace(",", ""))
-    top, bottom = float(found["top"]), float(found["bottom"])
-    whole = float(found["whole"] or 0) if top < bottom else 0.0
+def _value(match: re.Match[str]) -> float:
+    sign = -1.0 if match["sign"] else 1.0
+    if match["plain"]:
+        return sign * float(match["plain"].replace(",", ""))
+    top, bottom = float(match["top"]), float(match["bottom"])
+    whole = float(match["whole"] or 0) if top < bottom else 0.0
     return sign * (whole + top / bottom)
 
 
@@ -133,9 +133,9 @@ def _choice(text: str, answer: Answer) -> bool:
 def _last_option(text: str, options: tuple[str, ...]) -> str | None:
     text = _listed(options).sub(" ", text)
     named = [
-        (found.end(), -found.start(), option)
+        (match.end(), -match.start(), option)
         for letter, option in zip(ascii_uppercase, options, strict=False)
-        for found in _named(letter, option).finditer(text)
+        for match in _named(letter, option).finditer(text)
     ]
     return max(named)[2] if named else None
 
@@ -193,5 +193,5 @@ def _sentences(text: str, ends: str) -> list[list[str]]:
 
 
 def _split(sentence: str) -> list[str]:
-    found = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", sentence)
-    return [word.lower().replace("’", "'") for word in found]
+    words = re.findall(r"[^\W_]+(?:['’-][^\W_]+)*", sentence)
+    return [word.lower().replace("’", "'") for word in words]

@@ -42,25 +42,25 @@ class Arm:
 
 def objections(claim: Claim, arms: Sequence[Arm], conditions: Sequence[str]) -> list[str]:
     """What keeps these runs from deciding the claim, whatever their numbers are."""
-    found = []
+    obstacles = []
     lost = [state for arm in arms for state in _lost(arm)]
     if lost:
         asked = sum(len(arm.rows) - int(arm.rows["filtered"].sum()) for arm in arms)
-        found.append(f"{len(lost)} of {asked} runs have no finite outcome ({', '.join(dict.fromkeys(lost))})")
+        obstacles.append(f"{len(lost)} of {asked} runs have no finite outcome ({', '.join(dict.fromkeys(lost))})")
     used = pd.concat([arm.used for arm in arms])
     for column, words in SAME_PROBE.items():
         if column in used and used[column].dropna().nunique() > 1 and (column != "rank_tokens" or "rank" in claim.outcome):
-            found.append(f"the {words} is not the same for all runs")
+            obstacles.append(f"the {words} is not the same for all runs")
     for arm in arms:
         if alike := _alike({arm.name: arm.used}, arm.outcome) or _alike(_levels(claim, arm), arm.outcome):
-            found.append(f"{', '.join(alike)} have the same outcome to the last digit: they are not independent")
+            obstacles.append(f"{', '.join(alike)} have the same outcome to the last digit: they are not independent")
     settings = ["seed", *(name for name in conditions if name in used and name != "seed")]
     again = sum(int(arm.used.astype({name: str for name in settings}).duplicated(settings).sum()) for arm in arms)
     if "seed" in used and again:
-        found.append(f"{again} runs repeat the seed and all settings of another: they are not independent")
+        obstacles.append(f"{again} runs repeat the seed and all settings of another: they are not independent")
     if claim.test not in ORDERED and len(arms) == 2:
-        found += _confounded(claim, arms, used, conditions)
-    return found
+        obstacles += _confounded(claim, arms, used, conditions)
+    return obstacles
 
 
 def _levels(claim: Claim, arm: Arm) -> dict[str, pd.DataFrame]:
@@ -89,9 +89,9 @@ def _confounded(claim: Claim, arms: Sequence[Arm], used: pd.DataFrame, condition
     """Settings that differ between the arms though the claim is not about them."""
     covered = claim.mentioned | ({"optimizer_used"} if "optimizer" in claim.mentioned else set())
     names = [*varying(used, conditions), *(name for name in CONFOUNDERS if name in used)]
-    found = []
+    differences = []
     for name in dict.fromkeys(name for name in names if name not in covered):
         sides = [" or ".join(sorted({str(value) for value in arm.used[name].dropna()})) for arm in arms]
         if sides[0] != sides[1]:
-            found.append(f"the arms also differ in {name}: {sides[0]} against {sides[1]}")
-    return found
+            differences.append(f"the arms also differ in {name}: {sides[0]} against {sides[1]}")
+    return differences

@@ -110,10 +110,10 @@ def load_designs(path: Path) -> list[Design]:
 
     Raises: UserError in one line, naming what is wrong.
     """
-    found = read_yaml(path, "Claims file")
-    if not isinstance(found, dict) or not all(isinstance(design, dict) for design in found.values()):
+    designs = read_yaml(path, "Claims file")
+    if not isinstance(designs, dict) or not all(isinstance(design, dict) for design in designs.values()):
         raise UserError(f"Claims file '{path}' must hold a mapping of experiment to its design.")
-    return [_design(str(path), str(name), content) for name, content in found.items()]
+    return [_design(str(path), str(name), content) for name, content in designs.items()]
 
 
 def shipped_designs() -> list[Design]:

@@ -100,13 +100,13 @@ def judge(claims: Sequence[Claim], rows: pd.DataFrame, conditions: Sequence[str]
         rows: of its experiment, with `filtered`.
         conditions: names of the columns that are settings.
     """
-    found = [verdict for claim in claims for verdict in _in_every_stratum(claim, rows, conditions)]
+    verdicts = [verdict for claim in claims for verdict in _in_every_stratum(claim, rows, conditions)]
     for family in dict.fromkeys(claim.family for claim in claims):
-        members = [i for i, verdict in enumerate(found) if verdict.claim.family == family]
-        forth, back = (st.holm([getattr(found[i], name) for i in members]) for name in ("p", "p_against"))
+        members = [i for i, verdict in enumerate(verdicts) if verdict.claim.family == family]
+        forth, back = (st.holm([getattr(verdicts[i], name) for i in members]) for name in ("p", "p_against"))
         for i, p, p_against in zip(members, forth, back, strict=True):
-            found[i] = replace(found[i], p_holm=float(p), p_against_holm=float(p_against))
-    return [_decide(verdict) for verdict in found]
+            verdicts[i] = replace(verdicts[i], p_holm=float(p), p_against_holm=float(p_against))
+    return [_decide(verdict) for verdict in verdicts]
 
 
 def _in_every_stratum(claim: Claim, rows: pd.DataFrame, conditions: Sequence[str]) -> list[Verdict]:
@@ -330,8 +330,8 @@ def _cautions(verdict: Verdict) -> list[str]:
     n, name = min(len(arm.used) for arm in verdict.arms), MEASURED_AS.get(verdict.claim.test, "")
     if verdict.claim.test == "equivalence":
         name = "one-sample TOST" if len(verdict.arms) == 1 else "Welch TOST"
-    found = [size_warnings(name, n), size_warnings("Hedges g interval", n) if verdict.g == verdict.g else None]
-    return [caution for caution in found if caution]
+    cautions = [size_warnings(name, n), size_warnings("Hedges g interval", n) if verdict.g == verdict.g else None]
+    return [caution for caution in cautions if caution]
 
 
 def _doubled(p: float) -> float:

@@ -19,8 +19,8 @@ Page = Callable[[pd.DataFrame], Figure]
 
 def by_group(section: Section, table: pd.DataFrame) -> dict[str, tuple[Group, pd.DataFrame]]:
     """Label of a group -> the group and its lines of a table, where it has any."""
-    found = {words(full_label(group)): (group, of_runs(table, list(group.rows["run_id"]))) for group in section.groups}
-    return {name: (group, lines) for name, (group, lines) in found.items() if len(lines)}
+    labelled = {words(full_label(group)): (group, of_runs(table, list(group.rows["run_id"]))) for group in section.groups}
+    return {name: (group, lines) for name, (group, lines) in labelled.items() if len(lines)}
 
 
 def group_plates(section: Section, name: str, caption: str, table: pd.DataFrame, draw: Page, lacking: str) -> list[Plate]:
@@ -34,19 +34,19 @@ def group_plates(section: Section, name: str, caption: str, table: pd.DataFrame,
         draw: makes the figures.
         lacking: what is said of runs that have no line to draw.
     """
-    found = by_group(section, table)
-    panels: Panels = {label: {label: group} for label, (group, _) in found.items()}
+    labelled = by_group(section, table)
+    panels: Panels = {label: {label: group} for label, (group, _) in labelled.items()}
 
     def page(shown: Panels) -> Figure:
         (label,) = shown
-        figure = draw(found[label][1])
-        if len(found) > 1 and figure.legends:
+        figure = draw(labelled[label][1])
+        if len(labelled) > 1 and figure.legends:
             figure.legends[0].set_title(wrapped(label, 90), prop=FontProperties(size=8, weight="bold"))
-        elif len(found) > 1:
+        elif len(labelled) > 1:
             figure.suptitle(wrapped(label, 90), fontsize=8, fontweight="bold")
         return figure
 
-    runs = {run for _, lines in found.values() for run in lines["run_id"]}
+    runs = {run for _, lines in labelled.values() for run in lines["run_id"]}
     return plates(section, name, caption, panels, runs, page, most=1, lacking=lacking)
 
 
@@ -71,14 +71,14 @@ def panel_plates(
         lacking: what is said of runs that have no line.
     """
     groups = by_group(section, lines)
-    found, panels = {}, Panels()
+    by_panel, panels = {}, Panels()
     for label, (group, own) in groups.items():
         for panel, mine in own.groupby("panel", sort=False):
             parts = [*(label.split(", ") if len(groups) > 1 else []), str(panel)]
             key = ", ".join(dict.fromkeys(part for part in parts if part))
-            found[key], panels[key] = mine, {key: group}
+            by_panel[key], panels[key] = mine, {key: group}
 
     def draw(shown: Panels) -> Figure:
-        return page({key: found[key] for key in shown})
+        return page({key: by_panel[key] for key in shown})
 
     return plates(section, name, caption, panels, set(lines["run_id"]), draw, most=most, lacking=lacking)

@@ -39,10 +39,10 @@ def panels_of(section: Section, runs: set[str], flat: int = 0) -> Panels:
 
     One panel for up to `flat` groups, or where each would have a panel.
     """
-    found, factor = section.panels(), section.design.factor
-    if len(section.groups) <= flat or all(len(groups) == 1 for groups in found.values()):
+    panels, factor = section.panels(), section.design.factor
+    if len(section.groups) <= flat or all(len(groups) == 1 for groups in panels.values()):
         return kept({"": {words(group.label): group for group in section.groups}}, runs)
-    return kept({words(name): {_level(group, factor): group for group in groups} for name, groups in found.items()}, runs)
+    return kept({words(name): {_level(group, factor): group for group in groups} for name, groups in panels.items()}, runs)
 
 
 def _level(group: Group, factor: str) -> str:
@@ -52,8 +52,8 @@ def _level(group: Group, factor: str) -> str:
 
 def kept(panels: Panels, runs: set[str]) -> Panels:
     """Panels and groups that hold any of some runs."""
-    found = {name: {k: g for k, g in groups.items() if runs & set(g.rows["run_id"])} for name, groups in panels.items()}
-    return {name: groups for name, groups in found.items() if groups}
+    holding = {name: {k: g for k, g in groups.items() if runs & set(g.rows["run_id"])} for name, groups in panels.items()}
+    return {name: groups for name, groups in holding.items() if groups}
 
 
 def groups_of(panels: Panels) -> list[Group]:
@@ -79,8 +79,8 @@ def runs_with(section: Section, *outcomes: str) -> set[str]:
 def read_all(section: Section, read: Callable[[Path], Read | None]) -> dict[str, Read]:
     """What can be read of the runs that the filter leaves, from their folders."""
     rows = section.rows[~section.rows["filtered"]]
-    found = {run: read(Path(folder)) for run, folder in zip(rows["run_id"], rows["folder"], strict=True)}
-    return {run: value for run, value in found.items() if value is not None}
+    values = {run: read(Path(folder)) for run, folder in zip(rows["run_id"], rows["folder"], strict=True)}
+    return {run: value for run, value in values.items() if value is not None}
 
 
 def plates(
@@ -111,8 +111,8 @@ def plates(
     caption += _census(section, pages, runs, lacking)
     n = len(pages)
     return [
-        Plate(f"{name}_{i}" if i > 1 else name, f"({i} of {n}) {caption}" if n > 1 else caption, page(found))
-        for i, found in enumerate(pages, 1)
+        Plate(f"{name}_{i}" if i > 1 else name, f"({i} of {n}) {caption}" if n > 1 else caption, page(shown))
+        for i, shown in enumerate(pages, 1)
     ]
 
 

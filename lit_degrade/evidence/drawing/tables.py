@@ -82,5 +82,5 @@ def group_tables(section: Section, folder: Path, kinds: Mapping[str, Kind]) -> l
 def with_lines(section: Section, schema: Schema) -> list[tuple[int, Group, pd.DataFrame]]:
     """Groups that left a table, with their numbers in the section and their lines."""
     table = section.table(schema)
-    found = [(i, group, of_runs(table, list(group.rows["run_id"]))) for i, group in enumerate(section.groups)]
-    return [(i, group, own) for i, group, own in found if len(own)]
+    numbered = [(i, group, of_runs(table, list(group.rows["run_id"]))) for i, group in enumerate(section.groups)]
+    return [(i, group, own) for i, group, own in numbered if len(own)]

@@ -95,10 +95,10 @@ def _rate(name: str, n: Values, y: Values) -> Fit:
     inside = 0 < best < len(grid) - 1
     b = float(grid[best])
     if inside:
-        found = optimize.minimize_scalar(
+        minimum = optimize.minimize_scalar(
             rss, bounds=(grid[best - 1], grid[best + 1]), method="bounded", options={"xatol": 1e-12}
         )
-        b = float(found.x)
+        b = float(minimum.x)
     height = float((y @ shape(b)) / (shape(b) @ shape(b)))
     return _fit(name, (height * math.exp(-(b * u).max()), b), y - height * shape(b), y, n, inside)
 

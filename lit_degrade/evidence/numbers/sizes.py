@@ -74,9 +74,9 @@ def size_warnings(name: str, n: int) -> str | None:
 
 def _exceptions(table: dict[tuple[str, str], dict[int, float]], name: str, n: int, limits: tuple[float, float]) -> str:
     """The shares of a test or an interval that are outside the limits, as "2.6 % (heavy tails, n = 3), ..."."""
-    found = []
+    shares = []
     for (key, distribution), row in table.items():
         nearest = max((size for size in row if size <= n), default=min(row))
         if key == name and not limits[0] <= row[nearest] <= limits[1]:
-            found.append(f"{100 * row[nearest]:.1f} % ({distribution}, n = {nearest})")
-    return ", ".join(found)
+            shares.append(f"{100 * row[nearest]:.1f} % ({distribution}, n = {nearest})")
+    return ", ".join(shares)

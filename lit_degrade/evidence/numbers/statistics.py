@@ -384,6 +384,6 @@ def _without_spread(name: str, difference: float, scale: float, direction: Direc
     return Test(name, math.copysign(math.inf, difference), least if agrees else 1.0, least)
 
 
-def _interval(found: Any) -> Interval:
+def _interval(interval: Any) -> Interval:
     """SciPy's interval as plain floats."""
-    return Interval(float(found.low), float(found.high))
+    return Interval(float(interval.low), float(interval.high))

@@ -137,10 +137,10 @@ def _log_report(experiment: str, folder: Path, pictures: Sequence[Path], place: 
 def _kept(path: Path) -> dict[str, Any]:
     """What an earlier report left."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return content if isinstance(content, dict) else {}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -71,7 +71,7 @@ def _verdict_line(verdict: Verdict) -> str:
 def _escaped(text: str) -> str:
     """A text as a cell that says it to the letter: nothing in it ends a cell, is an element of HTML, or a sign of Markdown."""
     text = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _SIGNS.sub(lambda found: "".join("\\" + sign for sign in found[0]), text)
+    return _SIGNS.sub(lambda match: "".join("\\" + sign for sign in match[0]), text)
 
 
 def table_lines(table: Table) -> list[str]:

@@ -41,7 +41,7 @@ def make_sections(
     runs: Runs, designs: Sequence[Design], rule: OutlierFilter | None = None, topics: Sequence[Topic] = TOPICS
 ) -> list[Section]:
     """One section for every experiment that has runs; those that no design is about are shown without claims."""
-    found = []
+    sections = []
     read = list(dict.fromkeys(runs.table["experiment"]))
     known = [design.experiment for design in designs]
     for experiment in sorted(read, key=lambda name: (name != FIRST, known.index(name) if name in known else len(known))):
@@ -60,8 +60,8 @@ def make_sections(
             tables |= own
             cautions += faults
         verdicts = judge(design.claims, rows, runs.condition_names)
-        found.append(Section(design, rows, names, groups, verdicts, cautions, tables))
-    return found
+        sections.append(Section(design, rows, names, groups, verdicts, cautions, tables))
+    return sections
 
 
 def _merged(designs: Sequence[Design]) -> Design:

@@ -35,7 +35,7 @@ def all_topics() -> list[Topic]:
 
     Raises: UserError for a `topic.py` without a TOPIC.
     """
-    found = list(TOPICS)
+    topics = list(TOPICS)
     for extension in extensions():
         if find_spec(f"{extension.name}.topic"):
             topic = getattr(import_module(f"{extension.name}.topic"), "TOPIC", None)
@@ -43,5 +43,5 @@ def all_topics() -> list[Topic]:
                 raise UserError(
                     f"'{extension.folder / 'topic.py'}' has no TOPIC: expected an instance of {Topic.__module__}.Topic."
                 )
-            found.append(topic)
-    return found
+            topics.append(topic)
+    return topics

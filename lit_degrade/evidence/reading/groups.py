@@ -40,16 +40,16 @@ class OutlierFilter:
             values: (n,); non-finite values are never outliers, since divergence is an outcome.
         """
         finite = np.isfinite(values)
-        kept, found = values[finite], np.zeros(len(values), dtype=bool)
+        kept, beyond = values[finite], np.zeros(len(values), dtype=bool)
         if len(kept) < 2:
-            return found
+            return beyond
         if self.method == "iqr":
             low, high = np.percentile(kept, [25, 75])
             reach = self.iqr_multiplier * (high - low)
-            found[finite] = (kept < low - reach) | (kept > high + reach)
+            beyond[finite] = (kept < low - reach) | (kept > high + reach)
         elif kept.std(ddof=1) > 0:
-            found[finite] = np.abs(kept - kept.mean()) / kept.std(ddof=1) > self.zscore_threshold
-        return found
+            beyond[finite] = np.abs(kept - kept.mean()) / kept.std(ddof=1) > self.zscore_threshold
+        return beyond
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,9 @@ def make_groups(rows: pd.DataFrame, names: Sequence[str], factor: str) -> list[G
     if not names:
         return [Group("all runs", {}, rows)]
     groups = []
-    for _, found in rows.groupby([_key(rows[name]) for name in ordered], sort=False):
-        conditions = {name: _fact(found[name].iloc[0]) for name in ordered}
-        groups.append(Group(label(conditions), conditions, found))
+    for _, own in rows.groupby([_key(rows[name]) for name in ordered], sort=False):
+        conditions = {name: _fact(own[name].iloc[0]) for name in ordered}
+        groups.append(Group(label(conditions), conditions, own))
     return sorted(groups, key=lambda group: [_rank(name, value, group.rows) for name, value in group.conditions.items()])
 
 
@@ -151,9 +151,9 @@ def select(rows: pd.DataFrame, wanted: Mapping[str, Any]) -> pd.DataFrame:
 
 def mark_outliers(groups: Sequence[Group], rule: OutlierFilter) -> list[str]:
     """Run ids of the outliers of every group."""
-    found: list[str] = []
+    run_ids: list[str] = []
     for group in groups:
         done = group.rows[group.rows["state"] == "done"]
         if rule.metric in done:
-            found += list(done["run_id"][rule.outliers(done[rule.metric].to_numpy(dtype=float))])
-    return found
+            run_ids += list(done["run_id"][rule.outliers(done[rule.metric].to_numpy(dtype=float))])
+    return run_ids

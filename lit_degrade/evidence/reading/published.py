@@ -69,22 +69,22 @@ def _corrupt(path: Path, error: Exception) -> Defect:
 
 def _read(folder: Path) -> dict[str, Any]:
     """Row of one run; baseline_* is the line before the attack, post_attack_* the line after it."""
-    found = NAME.fullmatch(folder.name)
-    if not found:
+    match = NAME.fullmatch(folder.name)
+    if not match:
         raise ValueError("the folder's name is not pythia_SIZE_pythia-SIZE_runNN_PRECISION[_ARM]")
     config = json.loads((folder / CONFIG).read_text())
     values = read_metrics(folder)
     pre, post = (_measured(values, when) for when in ("baseline", "post_attack"))
-    experiment, stimulus, optimizer = _arm(folder, found["arm"])
+    experiment, stimulus, optimizer = _arm(folder, match["arm"])
     return {
         "run_id": folder.name,
         "folder": str(folder),
         "state": "done",
         "detail": "",
         "experiment": experiment,
-        "subject": f"pythia-{found['size']}",
-        "n_parameters": _parameters(found["size"]),
-        "precision": PRECISIONS.get(found["precision"], found["precision"]),
+        "subject": f"pythia-{match['size']}",
+        "n_parameters": _parameters(match["size"]),
+        "precision": PRECISIONS.get(match["precision"], match["precision"]),
         "adapter": "full" if config["model"].get("use_fft", True) else "lora",
         "stimulus": stimulus,
         "optimizer": optimizer,
@@ -92,7 +92,7 @@ def _read(folder: Path) -> dict[str, Any]:
         "lr": config["attack"]["learning_rate"],
         "steps": config["attack"]["num_steps"],
         "tokens": config["attack"]["catalyst_length"],
-        "seed": int(found["run"]),
+        "seed": int(match["run"]),
         "perplexity_pre": pre[0],
         "perplexity_post": post[0],
         "log_perplexity_ratio": math.log(post[0] / pre[0]),
@@ -138,10 +138,10 @@ def _check_aggregate(path: Path, rows: Sequence[dict[str, Any]]) -> list[Defect]
     }
     with path.open(encoding="utf-8") as file:
         listed = {int(row["run"]): float(row["rank_reduction_pct"]) for row in csv.DictReader(file)}
-    found = []
+    details = []
     if set(listed) != set(of_it):
-        found.append(f"lists {len(listed)} runs, the folders hold {len(of_it)}")
+        details.append(f"lists {len(listed)} runs, the folders hold {len(of_it)}")
     off = [run for run, percent in listed.items() if run in of_it and abs(percent - 100 * of_it[run]["rank_reduction"]) > 0.006]
     if off:
-        found.append(f"runs {', '.join(map(str, off))} differ from their folders")
-    return [Defect("disagreement", str(path), detail) for detail in found]
+        details.append(f"runs {', '.join(map(str, off))} differ from their folders")
+    return [Defect("disagreement", str(path), detail) for detail in details]

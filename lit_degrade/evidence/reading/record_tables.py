@@ -27,7 +27,7 @@ def read_tables(rows: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, list[
         like inf (measured, without a finite value), and damage that was not measured is inf; and what is wrong with the files,
         in sentences.
     """
-    found, cautions = [], []
+    tables, cautions = [], []
     for run, folder, state in rows.loc[~rows["filtered"], ["run_id", "folder", "state"]].itertuples(index=False):
         path = Path(folder) / schema
         if not path.exists():
@@ -40,9 +40,9 @@ def read_tables(rows: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, list[
         cautions += [f"{run}: {schema}: {fault}." for fault in faults]
         if state != "done":
             cautions.append(f"{run} is {state}: the {len(table)} lines that it left in {schema} are shown.")
-        found.append(table.assign(run_id=run))
-    found = [table for table in found if len(table)]
-    whole = pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+        tables.append(table.assign(run_id=run))
+    tables = [table for table in tables if len(table)]
+    whole = pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
     if len(whole) and schema.column(DAMAGE):
         whole = whole.assign(**{DAMAGE: whole[DAMAGE].fillna(math.inf)})
     return whole, cautions
@@ -50,8 +50,8 @@ def read_tables(rows: pd.DataFrame, schema: Schema) -> tuple[pd.DataFrame, list[
 
 def read_all(rows: pd.DataFrame, schemas: Sequence[Schema]) -> tuple[Tables, list[str]]:
     """Several tables (see `read_tables`), and what is wrong with any of their files."""
-    found = {schema: read_tables(rows, schema) for schema in schemas}
-    return {schema: table for schema, (table, _) in found.items()}, [it for _, faults in found.values() for it in faults]
+    tables = {schema: read_tables(rows, schema) for schema in schemas}
+    return {schema: table for schema, (table, _) in tables.items()}, [it for _, faults in tables.values() for it in faults]
 
 
 def read_counted(rows: pd.DataFrame, schemas: Sequence[Schema]) -> tuple[Tables, list[str]]:

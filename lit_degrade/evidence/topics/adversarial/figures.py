@@ -73,8 +73,8 @@ def _plates(
 ) -> list[Plate]:
     """Figures of one table with a caption that says what points, intervals and crosses are."""
     groups = [lines[lines["run_id"].isin(group.rows["run_id"])] for group in section.groups]
-    curves = [curves_of(found, size) for group in groups for _, found in group.groupby("panel")]
-    drawn = [values for found in curves for by_size in found.values() for values in by_size.values()]
+    curves = [curves_of(own, size) for group in groups for _, own in group.groupby("panel")]
+    drawn = [values for by_attack in curves for by_size in by_attack.values() for values in by_size.values()]
     lost = sum(int((~np.isfinite(values)).sum()) for values in drawn)
     caption = (
         f"{about} Points: runs, mean over their draws; draws where a panel has a single run. Ticks and bars: mean with 95 % "
@@ -87,22 +87,22 @@ def _plates(
 
 def curves_of(lines: pd.DataFrame, size: str) -> Curves:
     """What is drawn of one panel: a value for each run, or for each draw where there is a single run; inf if not finite."""
-    alone, found = lines["run_id"].nunique() == 1, Curves()
+    alone, curves = lines["run_id"].nunique() == 1, Curves()
     placed = lines.assign(lost=finite_or_inf(lines[DAMAGE]))
     for attack, own in placed.groupby("attack", sort=False):
         for at in sorted(set(own[size])):
             same = own[own[size] == at]
             values = same["lost"] if alone else same.groupby("run_id", sort=False)["lost"].mean()
-            found.setdefault(str(attack), {})[float(at)] = values.to_numpy(dtype=float)
-    return found
+            curves.setdefault(str(attack), {})[float(at)] = values.to_numpy(dtype=float)
+    return curves
 
 
 def places_of(sizes: Sequence[float]) -> dict[float, float]:
     """Where sizes stand: their logarithm; 0 as far to the left of the others as these are from each other."""
-    found = {size: math.log10(size) for size in sorted(sizes) if size > 0}
-    steps = [b - a for a, b in pairwise(found.values())] or [1.0]
-    least = min(found.values(), default=0.0)
-    return ({0.0: least - median(steps)} if 0 in sizes else {}) | found
+    places = {size: math.log10(size) for size in sorted(sizes) if size > 0}
+    steps = [b - a for a, b in pairwise(places.values())] or [1.0]
+    least = min(places.values(), default=0.0)
+    return ({0.0: least - median(steps)} if 0 in sizes else {}) | places
 
 
 def _page_of(size: str, known: Mapping[str, Attack], label: str) -> Callable[[Mapping[str, pd.DataFrame]], Figure]:

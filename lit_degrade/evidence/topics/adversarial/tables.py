@@ -35,7 +35,7 @@ def attack_rows(lines: pd.DataFrame, by: list[str], known: Mapping[str, Attack])
     numbers = lines.assign(nats_lost=finite_or_inf(lines[DAMAGE]))
     numbers["argmax_changed"] = lines.get("argmax_changed", math.nan)
     cells = {key: own.groupby("run_id")[_MEASURED].mean() for key, own in numbers.groupby(["attack", *by])}
-    found: Rows = []
+    rows: Rows = []
     for key in sorted(cells, key=lambda key: (rank_in(str(key[0]), known), rank_in(str(key[1]), NORMS))):
         own, control = cells[key], cells.get((CONTROL, *key[1:]))
         row: Row = dict(zip(["attack", *by], key, strict=True)) | {"runs": len(own)}
@@ -44,8 +44,8 @@ def attack_rows(lines: pd.DataFrame, by: list[str], known: Mapping[str, Attack])
         if key[0] != CONTROL and control is not None:
             row |= _over_runs("over_random", _less(own, control, "nats_lost"))
             row |= _over_runs("argmax_over_random", _less(own, control, "argmax_changed"))
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def _over_runs(name: str, values: pd.Series) -> Row:

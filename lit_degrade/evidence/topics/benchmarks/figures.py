@@ -55,8 +55,8 @@ def benchmark_plates(section: Section) -> list[Plate]:
     if not len(lines):
         return []
     own = {variant: of_variant(lines, variant) for variant in variants_of(lines)}
-    varied = [variant for variant, found in own.items() if has_levels(found)]
-    fixed = pd.concat([lines.iloc[:0], *(found for variant, found in own.items() if variant not in varied)])
+    varied = [variant for variant, mine in own.items() if has_levels(mine)]
+    fixed = pd.concat([lines.iloc[:0], *(mine for variant, mine in own.items() if variant not in varied)])
     intact = fixed[fixed["level"].isna()] if varied else fixed.iloc[:0]
     beside = len(fixed) > 0 and not (varied and fixed["variant"].nunique() == 1)
     bars = _bar_plates(section, fixed) if beside else []
@@ -73,8 +73,8 @@ def _bar_plates(section: Section, lines: pd.DataFrame) -> list[Plate]:
 
 
 def _chance_words(lines: pd.DataFrame) -> str:
-    found = {it.benchmark: CHANCE[it.benchmark] for it in measures_of(lines) if it.chance is not None}
-    said = ", ".join(f"{benchmark_name(name)} {100 * share:g} %" for name, share in found.items())
+    chances = {it.benchmark: CHANCE[it.benchmark] for it in measures_of(lines) if it.chance is not None}
+    said = ", ".join(f"{benchmark_name(name)} {100 * share:g} %" for name, share in chances.items())
     return f" Dashed: chance ({said})." if said else ""
 
 
@@ -137,15 +137,15 @@ def _error(ax: Axes, x: Any, y: Any, look: Look) -> None:
 def _level_plates(section: Section, lines: pd.DataFrame, variant: DoseSeries, intact: pd.DataFrame) -> list[Plate]:
     """Panels of measures against the dose of one variant, a line for each group, beside that of the intact subject."""
     start = {name: own for name, (_, own) in by_group(section, intact).items()}
-    found = by_group(section, lines)
+    labelled = by_group(section, lines)
     measures = {f"{measure.title}, {measure.metric}": measure for measure in measures_of(lines)}
     curves = {
-        key: {name: _curve(of_measure(own, measure)) for name, (_, own) in found.items() if len(of_measure(own, measure))}
+        key: {name: _curve(of_measure(own, measure)) for name, (_, own) in labelled.items() if len(of_measure(own, measure))}
         for key, measure in measures.items()
     }
-    groups: dict[str, Group] = {name: group for name, (group, _) in found.items()}
+    groups: dict[str, Group] = {name: group for name, (group, _) in labelled.items()}
     panels: Panels = {key: {name: groups[name] for name in by_name} for key, by_name in curves.items()}
-    sizes = [len(point.values) for found in curves.values() for curve in found.values() for point in curve.values()]
+    sizes = [len(point.values) for by_name in curves.values() for curve in by_name.values() for point in curve.values()]
     heading = f"{words(variant.name)} ({', '.join(filter(None, [method_of(variant.method).label, words(variant.target)]))})"
     caption = (
         f"Benchmarks against the dose of {heading}. {_READING} (n = {span(sizes)} at each level); lines join the means."
@@ -153,7 +153,7 @@ def _level_plates(section: Section, lines: pd.DataFrame, variant: DoseSeries, in
     )
     caption += " Dotted: without damage." if start else ""
     caption += f" Crosses at the top, with their share: not finite ({_lost(lines)})." if _lost(lines) else ""
-    looks = looks_of(found)
+    looks = looks_of(labelled)
 
     def page(shown: Panels) -> Figure:
         return _level_page({measures[key]: curves[key] for key in shown}, variant, looks, start)

@@ -53,7 +53,7 @@ def _benchmark_tables(section: Section, file: str) -> list[Table]:
         "In parentheses: standard error over the items, mean over runs and repetitions. Where there are several of these (n), "
         "the result is their mean with 95 % Student t interval, identical ones counted once."
     )
-    found = []
+    tables = []
     for i, group, own in with_lines(section, BENCHMARKS):
         measures, rows = measures_of(own), []
         for variant, level, at in _by_dose(own):
@@ -62,8 +62,8 @@ def _benchmark_tables(section: Section, file: str) -> list[Table]:
             cells = [_benchmark_cell(measure, results[measure]) if measure in results else "" for measure in measures]
             rows.append([words(variant.name), number(level), n, *cells])
         head = ["variant", "level", "n", *map(_measure_words, measures)]
-        found.append(Table(f"Benchmarks, {words(full_label(group))}", note, head, rows, i, file))
-    return found
+        tables.append(Table(f"Benchmarks, {words(full_label(group))}", note, head, rows, i, file))
+    return tables
 
 
 def _measure_words(measure: Measure) -> str:

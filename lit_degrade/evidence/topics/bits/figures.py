@@ -48,8 +48,8 @@ def bit_quantiles(lines: pd.DataFrame) -> pd.DataFrame:
         nan without any) and quantiles `low`, `median`, `high` [nats/token], where what is not finite counts as the largest.
     """
     rows = []
-    for key, found in lines.groupby(["choice", "bit_class", "bit"], sort=False):
-        ranked = np.sort(finite_or_inf(found[DAMAGE]))
+    for key, own in lines.groupby(["choice", "bit_class", "bit"], sort=False):
+        ranked = np.sort(finite_or_inf(own[DAMAGE]))
         finite = ranked[np.isfinite(ranked)]
         row: dict[str, Any] = dict(zip(("choice", "bit_class", "bit"), key, strict=True))
         row |= {"flips": len(ranked), "not_finite": len(ranked) - len(finite), "worst": finite[-1] if len(finite) else math.nan}
@@ -217,10 +217,10 @@ def _search_page(panels: Mapping[str, pd.DataFrame], ends: pd.DataFrame) -> Figu
 
 def _searches(ax: Axes, lines: pd.DataFrame, looks: Mapping[str, Look]) -> None:
     """A line for each run, arm and draw; the searches are bold and above the others."""
-    for (_, arm, _), found in lines.sort_values("flip").groupby(["run_id", "arm", "draw"], sort=False):
+    for (_, arm, _), own in lines.sort_values("flip").groupby(["run_id", "arm", "draw"], sort=False):
         look, search = looks[str(arm)], arm == "search"
-        good = drawable(found["token_accuracy"]) & found["token_accuracy"].notna()
-        shown, lost = found[good], found[~good]
+        good = drawable(own["token_accuracy"]) & own["token_accuracy"].notna()
+        shown, lost = own[good], own[~good]
         style: Any = {"lw": 1.8 if search else 0.8, "alpha": 1 if search else 0.65, "zorder": 4 if search else 2}
         ax.plot(shown["flip"], 100 * shown["token_accuracy"], color=look.colour, ls=look.line, **style)
         first = shown[shown["collapsed"]].iloc[:1]

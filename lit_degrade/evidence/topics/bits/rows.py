@@ -16,6 +16,6 @@ def pattern_rows(lines: pd.DataFrame) -> pd.DataFrame:
     """
     by = ["format", "bit_class", "bit"]
     runs = lines.groupby(["run_id", *by], sort=False)[["ones", "entropy"]].mean()
-    found = runs.groupby(by, sort=False).mean()
+    means = runs.groupby(by, sort=False).mean()
     reach = lines.groupby(by, sort=False)["ones"]
-    return found.assign(least=reach.min(), most=reach.max()).reset_index()
+    return means.assign(least=reach.min(), most=reach.max()).reset_index()

@@ -34,14 +34,14 @@ def bit_rows(lines: pd.DataFrame) -> Rows:
     placed = lines.assign(lost=finite_or_inf(lines[DAMAGE]))
     by = ["format", "choice", "bit_class"]
     keys = sorted(placed[by].drop_duplicates().itertuples(index=False, name=None), key=_place_of_bits)
-    found: Rows = []
+    rows: Rows = []
     for key in keys:
         own = placed[(placed[by] == list(key)).all(axis=1)]
         what = dict(zip(by, key, strict=True))
-        found.append(what | {"bit": None} | _flips(own))
+        rows.append(what | {"bit": None} | _flips(own))
         bits = sorted(map(int, own["bit"].unique()), reverse=True)
-        found += [what | {"bit": bit} | _flips(own[own["bit"] == bit]) for bit in bits]
-    return found
+        rows += [what | {"bit": bit} | _flips(own[own["bit"] == bit]) for bit in bits]
+    return rows
 
 
 def _place_of_bits(key: tuple[str, str, str]) -> tuple[str, int, int]:
@@ -102,14 +102,14 @@ def collapse_rows(lines: pd.DataFrame) -> Rows:
         scale, of the `factor_n` runs that have both; `factor_at_least` and `factor_at_most`: runs whose factor is a bound,
         since the arm or the search did not collapse.
     """
-    found: Rows = []
+    rows: Rows = []
     for constraint in ordered(set(lines["constraint"]), CONSTRAINTS):
         own = lines[lines["constraint"] == constraint]
         runs = {arm: _middles(same) for arm, same in own.groupby("arm")}
         for arm in ordered(set(own["arm"]), ARMS):
             row: Row = {"constraint": constraint, "arm": arm} | _range(own[own["arm"] == arm])
-            found.append(row | (_factor(runs[arm], runs[SEARCH]) if SEARCH in runs and arm != SEARCH else {}))
-    return found
+            rows.append(row | (_factor(runs[arm], runs[SEARCH]) if SEARCH in runs and arm != SEARCH else {}))
+    return rows
 
 
 def _range(lines: pd.DataFrame) -> Row:

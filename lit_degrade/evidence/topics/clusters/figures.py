@@ -61,8 +61,8 @@ def _cluster_page(lines: pd.DataFrame, draws: pd.DataFrame) -> Figure:
     looks = looks_of(map(str, counts.index))
     ways = list(draws.groupby(effect_words(draws), sort=False))[:WAYS] if len(draws) else []
     figure, axes = canvas(max(1, len(ways)), 2 if ways else 1, 4.3, width_ratios=[2.2, 1] if ways else None)
-    for ax, (way, found) in zip(axes[:, -1], ways, strict=False):
-        _effects(ax, found, looks)
+    for ax, (way, own) in zip(axes[:, -1], ways, strict=False):
+        _effects(ax, own, looks)
         ax.set_title(wrapped(str(way), 26), weight="normal")
     place = axes[0, 0].get_gridspec()[:, 0]
     for ax in axes[:, 0]:

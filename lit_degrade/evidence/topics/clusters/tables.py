@@ -20,7 +20,7 @@ from lit_degrade.records.tables import (
 
 def cluster_rows(own: Tables) -> Rows:
     """For every run, cluster by K-means and way of perturbing: which matrices are in it, and what perturbing it costs."""
-    by, effects, found = ["run_id", "cluster"], own[CLUSTER_EFFECTS], []
+    by, effects, rows = ["run_id", "cluster"], own[CLUSTER_EFFECTS], []
     lines = own[CLUSTERS].dropna(subset=["kmeans"]).rename(columns={"kmeans": "cluster"})
     draws = effects[effects["algorithm"] == "kmeans"] if len(effects) else pd.DataFrame(columns=[*by, "method", "level", "k"])
     for key, sites in lines.astype({"cluster": int}).groupby(by):
@@ -28,8 +28,8 @@ def cluster_rows(own: Tables) -> Rows:
         mine = draws[(draws["run_id"] == row["run_id"]) & (draws["cluster"] == row["cluster"])]
         row |= {"matrices": len(sites), "sites": sites_words(sites), "silhouette": sites["silhouette"].mean()}
         row |= {"noise_of_dbscan": int((sites["dbscan"] == -1).sum())}
-        found += [row | _effect(same) for _, same in mine.groupby(["method", "level", "k"], sort=False)] or [row]
-    return found
+        rows += [row | _effect(same) for _, same in mine.groupby(["method", "level", "k"], sort=False)] or [row]
+    return rows
 
 
 def _effect(draws: pd.DataFrame) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def _effect(draws: pd.DataFrame) -> dict[str, Any]:
 def sites_words(lines: pd.DataFrame) -> str:
     """Matrices in few words: attn q 0 to 3, 7; embed."""
     depths = {name: lines.loc[lines["component"] == name, "depth"].dropna().astype(int) for name in components_of(lines)}
-    return "; ".join(f"{words(name)} {_ranges(sorted(set(found)))}".strip() for name, found in depths.items())
+    return "; ".join(f"{words(name)} {_ranges(sorted(set(own)))}".strip() for name, own in depths.items())
 
 
 def _ranges(depths: Sequence[int]) -> str:

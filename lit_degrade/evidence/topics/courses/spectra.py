@@ -35,8 +35,8 @@ def spectra_plates(section: Section) -> list[Plate]:
         "runs. Beneath: after / before by run, mean and range of the runs. Values below 1e-5 of the largest are left out."
     )
 
-    def page(found: Panels) -> Figure:
-        return _page(found, decays, looks)
+    def page(shown: Panels) -> Figure:
+        return _page(shown, decays, looks)
 
     return plates(section, "spectra", caption, panels, set(decays), page, most=6, lacking="without readable spectra")
 
@@ -44,8 +44,8 @@ def spectra_plates(section: Section) -> list[Plate]:
 def _decay(folder: Path) -> Decay | None:
     """Spectra of the last layer at the first and the last step; nothing where they cannot be read."""
     try:
-        found = _recorded(folder) if (folder / SPECTRA).is_file() else _published(folder)
-        before, after = (np.asarray(values, dtype=np.float64)[: min(map(len, found))] for values in found)
+        spectra = _recorded(folder) if (folder / SPECTRA).is_file() else _published(folder)
+        before, after = (np.asarray(values, dtype=np.float64)[: min(map(len, spectra))] for values in spectra)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError, SafetensorError):
         return None
     good = len(before) > 1 and all(np.isfinite(values).all() and values.sum() > 0 for values in (before, after))

@@ -35,8 +35,8 @@ def trajectory_plates(section: Section) -> list[Plate]:
     diverged = [run for run in section.rows["run_id"][section.rows["state"] == "diverged"] if run in tracks]
     caption += f" Crosses: the last value of runs that diverged ({named(diverged)})." if diverged else ""
 
-    def page(found: Panels) -> Figure:
-        return _page(found, tracks, looks)
+    def page(shown: Panels) -> Figure:
+        return _page(shown, tracks, looks)
 
     lacking = f"without a readable {COURSE}"
     return plates(section, "trajectories", caption, panels, set(tracks), page, most=5, lacking=lacking)
@@ -63,8 +63,8 @@ def _finite(values: "pd.Series[float]") -> "pd.Series[float]":
 
 
 def _page(panels: Panels, tracks: Mapping[str, Track], looks: Mapping[str, Look]) -> Figure:
-    found = {kind for group in groups_of(panels) for run in group.rows["run_id"] for kind in tracks.get(run, {})}
-    kinds = [kind for kind in TRACKS if kind in found]
+    recorded = {kind for group in groups_of(panels) for run in group.rows["run_id"] for kind in tracks.get(run, {})}
+    kinds = [kind for kind in TRACKS if kind in recorded]
     subjects = {frozenset(group.conditions.get("subject") for group in groups.values()) for groups in panels.values()}
     height = 3.3 if len(panels) == 1 else 0.7 + 1.45 * len(panels)
     figure, axes = canvas(len(panels), len(kinds), height, sharex=True, sharey="col" if len(subjects) == 1 else "none")
@@ -84,15 +84,15 @@ def _page(panels: Panels, tracks: Mapping[str, Track], looks: Mapping[str, Look]
 
 def _lines(ax: Axes, group: Group, tracks: Mapping[str, Track], kind: str, look: Look) -> None:
     """Thin lines for runs, a bold one for their mean."""
-    found = []
+    runs = []
     for run, state in zip(group.rows["run_id"], group.rows["state"], strict=True):
         if kind in tracks.get(run, {}):
             values = tracks[run][kind]
-            found.append(values)
+            runs.append(values)
             ax.plot(values.index, values, color=look.colour, lw=0.6, alpha=0.4, zorder=2)
             if state == "diverged":
                 ax.plot(values.index[-1:], values.iloc[-1:], marker="x", ms=5, color=look.colour, zorder=4)
-    if found:
-        mean = pd.concat(found, axis=1).mean(axis=1).sort_index()
+    if runs:
+        mean = pd.concat(runs, axis=1).mean(axis=1).sort_index()
         style: dict[str, Any] = {"marker": look.marker, "ms": 4, "mfc": "white", "markevery": max(1, len(mean) // 6)}
         ax.plot(mean.index, mean, color=look.colour, ls=look.line, lw=1.6, zorder=3, **style)

@@ -61,7 +61,7 @@ def _overviews(section: Section) -> list[Plate]:
     by_subject: dict[str, dict[str, Group]] = {}
     for group in _holding(section.groups, section.table(DOSES)):
         by_subject.setdefault(str(group.rows["subject"].iloc[0]), {})[words(_rest(group) or "all runs")] = group
-    found = []
+    figures = []
     for subject, groups in by_subject.items():
         doses = of_runs(section.table(DOSES), _runs(groups))
         panels = {
@@ -71,13 +71,13 @@ def _overviews(section: Section) -> list[Plate]:
             for variant in variants_of(doses)
         }
         name = "doses" if len(by_subject) == 1 else f"doses_{_file(subject)}"
-        found += _plates(section, name, f"{subject}: loss on held-out text against the dose, by variant.", groups, panels)
-    return found
+        figures += _plates(section, name, f"{subject}: loss on held-out text against the dose, by variant.", groups, panels)
+    return figures
 
 
 def _texts(section: Section) -> list[Plate]:
     """For each variant, task and set of conditions beside the subject a figure with a panel for each measure."""
-    found = []
+    figures = []
     for variant in variants_of(section.table(DOSES)):
         doses = of_variant(section.table(DOSES), variant)
         by_rest: dict[str, dict[str, Group]] = {}
@@ -85,15 +85,15 @@ def _texts(section: Section) -> list[Plate]:
             name = str(group.conditions.get("subject") or words(full_label(group)))
             by_rest.setdefault(words(_rest(group)), {})[name] = group
         for rest, groups in by_rest.items():
-            found += _texts_of(section, variant, of_runs(doses, _runs(groups)), groups, rest if len(by_rest) > 1 else "")
-    return found
+            figures += _texts_of(section, variant, of_runs(doses, _runs(groups)), groups, rest if len(by_rest) > 1 else "")
+    return figures
 
 
 def _texts_of(
     section: Section, variant: DoseSeries, doses: pd.DataFrame, groups: Mapping[str, Group], rest: str
 ) -> list[Plate]:
     """For each task a figure of groups that differ in their subject only; `rest` says what else tells them from others."""
-    found = []
+    figures = []
     beside = f", {rest}" if rest else ""
     for task, measures in text_measures(doses).items():
         panels = {name: _Panel(variant, name, "", _curves(doses, variant, groups, name)) for name in measures}
@@ -102,8 +102,8 @@ def _texts_of(
             f" Not drawn: {more}." if more else ""
         )
         name = "_".join(["doses", _file(variant.name), _file(task), *([_file(rest.replace(" ", "-"))] if rest else [])])
-        found += _plates(section, name, caption, groups, panels, f"{words(task)}: {_title(variant)}{beside}")
-    return found
+        figures += _plates(section, name, caption, groups, panels, f"{words(task)}: {_title(variant)}{beside}")
+    return figures
 
 
 def _rest(group: Group) -> str:
@@ -122,8 +122,8 @@ def _plates(
     if all(len(panel.curves) == 1 for panel in panels.values()):
         looks = dict.fromkeys(looks, next(iter(looks.values())))
 
-    def page(found: Panels) -> Figure:
-        return _page([panels[key] for key in found], looks, heading)
+    def page(shown: Panels) -> Figure:
+        return _page([panels[key] for key in shown], looks, heading)
 
     caption = f"{caption} {_READING}{_counts(list(panels.values()))}"
     runs, lacking = set(section.table(DOSES)["run_id"]), f"without doses in {DOSES}"
@@ -150,12 +150,12 @@ def _file(name: str) -> str:
 
 def _curves(doses: pd.DataFrame, variant: DoseSeries, groups: Mapping[str, Group], measure: str) -> dict[str, Curve]:
     """By group, where it has any observation."""
-    scale, found = outcome_of(measure).scale, {}
+    scale, curves = outcome_of(measure).scale, {}
     for name, group in groups.items():
         levels = by_level(of_runs(doses, list(group.rows["run_id"])), variant)
         curve = {level: _drawn(observations(at, measure)) * scale for level, at in levels}
-        found[name] = {level: values for level, values in curve.items() if len(values)}
-    return {name: curve for name, curve in found.items() if curve}
+        curves[name] = {level: values for level, values in curve.items() if len(values)}
+    return {name: curve for name, curve in curves.items() if curve}
 
 
 def _drawn(values: Values) -> Values:

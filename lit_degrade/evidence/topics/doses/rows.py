@@ -42,10 +42,10 @@ def measures_of(doses: pd.DataFrame) -> list[str]:
 
 def text_measures(doses: pd.DataFrame) -> dict[str, list[str]]:
     """Task -> its columns that were measured, the most telling first."""
-    found: dict[str, list[str]] = {}
+    by_task: dict[str, list[str]] = {}
     for name in sorted((name for name in map(str, doses) if "." in name and doses[name].notna().any()), key=_telling):
-        found.setdefault(name.split(".")[0], []).append(name)
-    return found
+        by_task.setdefault(name.split(".")[0], []).append(name)
+    return by_task
 
 
 def _telling(column: str) -> tuple[str, int, str]:
@@ -57,11 +57,11 @@ def _telling(column: str) -> tuple[str, int, str]:
 def dose_rows(doses: pd.DataFrame, groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One row for every group, variant and level: how often it was given, and each measure with its interval."""
     return [
-        {**columns_of(group), **_what(variant), "level": level} | _row(found)
+        {**columns_of(group), **_what(variant), "level": level} | _row(at)
         for group in groups
         if len(own := of_runs(doses, list(group.rows["run_id"])))
         for variant in variants_of(own)
-        for level, found in by_level(own, variant)
+        for level, at in by_level(own, variant)
     ]
 
 

@@ -37,7 +37,7 @@ def dose_tables(doses: pd.DataFrame, groups: Sequence[Group], file: str) -> list
         "Mean over repetitions with 95 % Student t interval; n: repetitions, of which identical ones count once. Doses "
         "without a finite loss are counted and are in no mean."
     )
-    found = []
+    tables = []
     for i, group in enumerate(groups):
         own = of_runs(doses, list(group.rows["run_id"]))
         if len(own):
@@ -45,8 +45,8 @@ def dose_tables(doses: pd.DataFrame, groups: Sequence[Group], file: str) -> list
             head = ["variant", "method", "target", "level", "n", "log perplexity ratio [nats/token]"]
             head += [f"{words(name.split('.')[0])}: {outcome_of(name).axis}" for name in columns]
             rows = [_level(v, level, at, columns) for v in variants_of(own) for level, at in by_level(own, v)]
-            found.append(Table(f"Doses, {words(full_label(group))}", note, head, rows, i, file))
-    return found
+            tables.append(Table(f"Doses, {words(full_label(group))}", note, head, rows, i, file))
+    return tables
 
 
 def _level(variant: DoseSeries, level: float, doses: pd.DataFrame, columns: Sequence[str]) -> list[str]:

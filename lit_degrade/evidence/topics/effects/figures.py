@@ -50,15 +50,15 @@ def effect_plates(section: Section) -> list[Plate]:
 def _of_group(section: Section, group: Group) -> list[Plate]:
     settings = by_setting(cells_of(section.table(EFFECTS), group))
     rows = section.rows[section.rows["run_id"].isin(group.rows["run_id"])]
-    found = []
+    figures = []
     for setting, cells in list(settings.items())[:MOST_SETTINGS]:
         parts = ["effects", setting.method, setting.mode]
         parts += [f"{setting.level:g}"] if sum(it[:2] == setting[:2] for it in settings) > 1 else []
         parts += [group.label] if len(section.groups) > 1 else []
         name = re.sub(r"[^\w.-]", "-", "_".join(parts))
         more = [setting_words(it) for it in list(settings)[MOST_SETTINGS:]]
-        found += _plates(replace(section, rows=rows), group, name, setting, cells, more)
-    return found
+        figures += _plates(replace(section, rows=rows), group, name, setting, cells, more)
+    return figures
 
 
 def _plates(
@@ -92,15 +92,15 @@ def _plates(
 
 def _curves(cells: Sequence[TopK]) -> Curves:
     """What is drawn of one metric: a value for each run, or for each draw where there is a single run."""
-    found: Curves = {}
+    curves: Curves = {}
     for arm in (TREATED, *CONTROLS):
         for cell in sorted(cells, key=lambda cell: cell.k):
             runs = cell.arms.get(arm, {})
             if runs:
                 draws = [it.damage for it in runs.values()]
                 values = draws[0] if len(draws) == 1 else np.array([it.mean() for it in draws])
-                found.setdefault(arm, {})[cell.k] = np.where(drawable(values), values, math.inf)
-    return found
+                curves.setdefault(arm, {})[cell.k] = np.where(drawable(values), values, math.inf)
+    return curves
 
 
 def _lost(curves: Curves) -> int:

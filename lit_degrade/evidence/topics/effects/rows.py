@@ -107,19 +107,20 @@ def cells_of(effects: pd.DataFrame, group: Group) -> list[TopK]:
     if not len(own):
         return []
     arms: dict[tuple[Any, ...], dict[str, dict[str, ArmDamage]]] = {}
-    for key, found in own.groupby([*_CELL, "arm", "run_id"], sort=False):
+    for key, lines in own.groupby([*_CELL, "arm", "run_id"], sort=False):
         *cell, arm, run = key
-        arms.setdefault(tuple(cell), {}).setdefault(str(arm), {})[str(run)] = _arm(found)
+        arms.setdefault(tuple(cell), {}).setdefault(str(arm), {})[str(run)] = _arm(lines)
     return [
-        TopK(Procedure(mode, method, level), metric, int(k), found) for (metric, mode, method, level, k), found in arms.items()
+        TopK(Procedure(mode, method, level), metric, int(k), by_arm)
+        for (metric, mode, method, level, k), by_arm in arms.items()
     ]
 
 
-def _arm(found: pd.DataFrame) -> ArmDamage:
-    damage = found[DAMAGE].to_numpy(dtype=float)
-    if not found["random"].any() or damage[0] != 0:  # other weights may cost exactly nothing, but not exactly the same
+def _arm(lines: pd.DataFrame) -> ArmDamage:
+    damage = lines[DAMAGE].to_numpy(dtype=float)
+    if not lines["random"].any() or damage[0] != 0:  # other weights may cost exactly nothing, but not exactly the same
         damage = _once(damage)
-    means = found.reindex(columns=list(SIZES)).to_numpy(dtype=float).mean(axis=0)
+    means = lines.reindex(columns=list(SIZES)).to_numpy(dtype=float).mean(axis=0)
     return ArmDamage(damage, dict(zip(SIZES, map(float, means), strict=True)))
 
 
@@ -195,9 +196,9 @@ def _over_draws(plus: Sequence[Values], minus: Sequence[Values]) -> Interval:
 
 def ranked(cells: Sequence[TopK], control: str) -> Iterator[list[tuple[TopK, Excess]]]:
     """For each k, metrics by their excess over a control, the highest first."""
-    found = [(cell, it) for cell in cells if (it := excess(cell, control))]
-    for k in sorted({cell.k for cell, _ in found}):
-        yield sorted((pair for pair in found if pair[0].k == k), key=lambda pair: pair[1].rank, reverse=True)
+    pairs = [(cell, it) for cell in cells if (it := excess(cell, control))]
+    for k in sorted({cell.k for cell, _ in pairs}):
+        yield sorted((pair for pair in pairs if pair[0].k == k), key=lambda pair: pair[1].rank, reverse=True)
 
 
 ALIKE, LARGER = 0.9, 1.5
@@ -217,15 +218,15 @@ def cautions(cells: Sequence[TopK], control: str) -> list[str]:
     ratios = {cell: _ratio(cell, control) for cell in own}
     unlike = _listed({cell: share for cell, share in shares.items() if share < 100 * ALIKE}, " %")
     larger = _listed({cell: ratio for cell, ratio in ratios.items() if ratio > LARGER}, " times")
-    found = []
+    sentences = []
     if unlike:
-        found.append(f"The control could not match the magnitudes everywhere; share of its weights that do: {unlike}.")
+        sentences.append(f"The control could not match the magnitudes everywhere; share of its weights that do: {unlike}.")
     if larger:
-        found.append(
+        sentences.append(
             f"Where the norm of the treated set's change is more than {LARGER:g} times that of the control's, it may explain "
             f"the excess: {larger}."
         )
-    return found
+    return sentences
 
 
 def _ratio(cell: TopK, control: str) -> float:

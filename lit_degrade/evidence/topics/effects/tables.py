@@ -39,12 +39,12 @@ def write_effect_tables(section: Section, folder: Path) -> list[Table]:
 
 def effect_rows(effects: pd.DataFrame, groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One row for every group, set of weights and control."""
-    found = []
+    rows = []
     for group in groups:
         for setting, cells in by_setting(cells_of(effects, group)).items():
             what = {**columns_of(group), **setting._asdict()}
-            found += [what | row for control in CONTROLS for row in _family(cells, control)]
-    return found
+            rows += [what | row for control in CONTROLS for row in _family(cells, control)]
+    return rows
 
 
 def _family(cells: Sequence[TopK], control: str) -> list[dict[str, Any]]:
@@ -84,27 +84,27 @@ def effect_tables(effects: pd.DataFrame, groups: Sequence[Group], file: str) -> 
         groups: of runs.
         file: with all numbers.
     """
-    found = []
+    tables = []
     for i, group in enumerate(groups):
         for setting, cells in by_setting(cells_of(effects, group)).items():
             where = f"{setting_words(setting)}, {words(full_label(group))}"
             for control in (MATCHED, "bottom_k"):
                 if any(excess(cell, control) for cell in cells):
-                    found.append(_excess_table(cells, control, where, i, file))
+                    tables.append(_excess_table(cells, control, where, i, file))
             if any(len(order) > 1 for order in ranked(cells, MATCHED)):
-                found.append(_best_table(cells, where, i, file))
-    return found
+                tables.append(_best_table(cells, where, i, file))
+    return tables
 
 
 def _excess_table(cells: Sequence[TopK], control: str, where: str, i: int, file: str) -> Table:
-    found = {(cell.metric, cell.k): it for cell in cells if (it := excess(cell, control))}
-    ks, metrics = sorted({k for _, k in found}), dict.fromkeys(cell.metric for cell in cells)
+    excesses = {(cell.metric, cell.k): it for cell in cells if (it := excess(cell, control))}
+    ks, metrics = sorted({k for _, k in excesses}), dict.fromkeys(cell.metric for cell in cells)
     note = (
         "Nats per token that the weights with the highest scores cost beyond the mean of their control "
-        f"({ARMS[control].label}), by k: mean and 95 % Student t interval {over_words(list(found.values()))}. What is "
+        f"({ARMS[control].label}), by k: mean and 95 % Student t interval {over_words(list(excesses.values()))}. What is "
         "not finite is counted and in no mean; no interval: all runs found the same, or there is one draw."
     )
-    rows = [[metric_of(metric), *(excess_words(found.get((metric, k))) for k in ks)] for metric in metrics]
+    rows = [[metric_of(metric), *(excess_words(excesses.get((metric, k))) for k in ks)] for metric in metrics]
     head = ["metric", *(f"{k:,} [nats/token]" for k in ks)]
     note = " ".join([note, *cautions(cells, control)])
     return Table(f"Excess over {ARMS[control].label}: {where}", note, head, rows, i, file)

@@ -54,14 +54,14 @@ class _Edge(NamedTuple):
 
 def rate_plates(section: Section) -> list[Plate]:
     """A panel for each group of runs, subjects by size; a figure for each cost; none where no run left exchange rates."""
-    found = {words(full_label(group)): (group, rates_of(section.table(EXCHANGE_RATES), group)) for group in section.groups}
-    costs = sorted({rate.cost for _, rates in found.values() for rate in rates})
-    return [plate for cost in costs for plate in _plates(section, found, cost, len(costs) == 1)]
+    labelled = {words(full_label(group)): (group, rates_of(section.table(EXCHANGE_RATES), group)) for group in section.groups}
+    costs = sorted({rate.cost for _, rates in labelled.values() for rate in rates})
+    return [plate for cost in costs for plate in _plates(section, labelled, cost, len(costs) == 1)]
 
 
-def _plates(section: Section, found: Mapping[str, tuple[Group, list[Rate]]], cost: float, alone: bool) -> list[Plate]:
-    rates = {name: [rate for rate in every if rate.cost == cost] for name, (_, every) in found.items()}
-    panels: Panels = {name: {name: found[name][0]} for name, every in rates.items() if every}
+def _plates(section: Section, labelled: Mapping[str, tuple[Group, list[Rate]]], cost: float, alone: bool) -> list[Plate]:
+    rates = {name: [rate for rate in every if rate.cost == cost] for name, (_, every) in labelled.items()}
+    panels: Panels = {name: {name: labelled[name][0]} for name, every in rates.items() if every}
     drawn = [rate for every in rates.values() for rate in every]
     ns = [rate.dose.n for rate in drawn if rate.dose.n]
     missed, inexact = sum(not rate.dose.n for rate in drawn), sum(not rate.exact for rate in drawn)

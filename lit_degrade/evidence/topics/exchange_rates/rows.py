@@ -60,16 +60,16 @@ def rates_of(rates: pd.DataFrame, group: Group) -> list[Rate]:
     own = of_runs(rates, list(group.rows["run_id"]))
     if not len(own):
         return []
-    return [_rate(found) for _, found in own.groupby(["cost", "target", "method"], sort=False)]
+    return [_rate(lines) for _, lines in own.groupby(["cost", "target", "method"], sort=False)]
 
 
-def _rate(found: pd.DataFrame) -> Rate:
+def _rate(lines: pd.DataFrame) -> Rate:
     """Repetitions of one method at one target."""
-    reached, missed = found[found["reached"]], found[~found["reached"]]
+    reached, missed = lines[lines["reached"]], lines[~lines["reached"]]
     dose, norm = (_geometric(reached, name) for name in ("level", "relative_norm"))
     lost = observations(reached, "nats_lost")
     maximum = observations(missed.fillna({"nats_at_maximum": math.inf}), "nats_at_maximum")
-    first, weights = found.iloc[0], float(found["weights"].max())
+    first, weights = lines.iloc[0], float(lines["weights"].max())
     what = first["method"], first["target"], float(first["cost"])
     return Rate(*what, dose, norm, _mean(lost), weights, len(maximum), _mean(maximum))
 

@@ -31,12 +31,12 @@ def rate_tables(rates: pd.DataFrame, groups: Sequence[Group], file: str) -> list
         groups: of runs.
         file: with all numbers.
     """
-    found = []
+    tables = []
     for i, group in enumerate(groups):
         every = rates_of(rates, group)
         for cost in dict.fromkeys(rate.cost for rate in every):
-            found.append(_rate_table([rate for rate in every if rate.cost == cost], cost, group, i, file))
-    return found
+            tables.append(_rate_table([rate for rate in every if rate.cost == cost], cost, group, i, file))
+    return tables
 
 
 def _rate_table(rates: Sequence[Rate], cost: float, group: Group, i: int, file: str) -> Table:
@@ -54,8 +54,8 @@ def _rate_table(rates: Sequence[Rate], cost: float, group: Group, i: int, file: 
 
 def methods_of(rates: Sequence[Rate]) -> list[str]:
     """Methods of some rates, in the order of the suite."""
-    order, found = list(METHODS), dict.fromkeys(rate.method for rate in rates)
-    return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+    order, methods = list(METHODS), dict.fromkeys(rate.method for rate in rates)
+    return sorted(methods, key=lambda name: order.index(name) if name in order else len(order))
 
 
 def rate_words(rate: Rate | None) -> str:

@@ -66,10 +66,10 @@ def _ablation_plates(section: Section) -> list[Plate]:
         return []
     lines = lines[lines["kind"].isin(["layer", "matrix"])]
     units = {name: damages_of(own) for name, (_, own) in by_group(section, lines).items()}
-    lost = {name: int((found["lost_not_finite"] > 0).sum()) for name, found in units.items()}
+    lost = {name: int((damages["lost_not_finite"] > 0).sum()) for name, damages in units.items()}
     crossed = ", ".join(f"{name}: {n}" for name, n in lost.items() if n)
-    counts = span([int(n) for found in units.values() for n in found["lost_n"]])
-    more = [way for way in dict.fromkeys(way for found in units.values() for way in found["way"])][WAYS:]
+    counts = span([int(n) for damages in units.values() for n in damages["lost_n"]])
+    more = [way for way in dict.fromkeys(way for damages in units.values() for way in damages["way"])][WAYS:]
     caption = (
         "Nats per token lost on held-out text where one matrix or one whole layer is ablated: mean over draws and runs "
         f"(n = {counts}), of several matrices in a cell the most harmful one. Colours are centred on 0 and linear up to the "
@@ -87,8 +87,8 @@ def _ablation_page(lines: pd.DataFrame) -> Figure:
     ways = list(units.groupby("way", sort=False))[:WAYS]
     figure, axes = canvas(len(ways), 1, 0.5 + len(ways) * (0.5 + 0.2 * len(rows)))
     norm = norm_of(units["lost"].to_numpy(dtype=float), below_zero=True)
-    for ax, (way, found) in zip(axes.flat, ways, strict=True):
-        cells = found.groupby(["component", "depth"])[["lost", "lost_not_finite"]].max()
+    for ax, (way, own) in zip(axes.flat, ways, strict=True):
+        cells = own.groupby(["component", "depth"])[["lost", "lost_not_finite"]].max()
         colours = heat(ax, grid_of(cells["lost"], rows), norm, grid_of(cells["lost_not_finite"] > 0, rows), ".2g")
         ax.set_title(str(way))
     colour_bar(figure, axes, colours, outcome_of(DAMAGE).axis)
@@ -119,9 +119,9 @@ def _correlated(section: Section, name: str, lines: pd.DataFrame, what: str, pag
 
 
 def _metric_page(lines: pd.DataFrame) -> Figure:
-    found = correlations_of(lines).rename(index=metric_of, columns=metric_of)
-    figure, axes = canvas(1, 1, 1.6 + 0.36 * len(found))
-    colour_bar(figure, axes, heat(axes[0, 0], found, Normalize(-1, 1), numbers="z.2f"), CORRELATION)
+    correlations = correlations_of(lines).rename(index=metric_of, columns=metric_of)
+    figure, axes = canvas(1, 1, 1.6 + 0.36 * len(correlations))
+    colour_bar(figure, axes, heat(axes[0, 0], correlations, Normalize(-1, 1), numbers="z.2f"), CORRELATION)
     for text in axes[0, 0].get_xticklabels():
         text.set(rotation=30, ha="right", rotation_mode="anchor")
     return figure

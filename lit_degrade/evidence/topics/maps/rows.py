@@ -26,14 +26,14 @@ def damages_of(lines: pd.DataFrame) -> pd.DataFrame:
     """
     placed = lines.assign(depth=lines["depth"].fillna(OUTSIDE).astype(int))
     units = placed.groupby(["method", "level", "kind", "unit"], sort=False)
-    return pd.DataFrame([_damage(found) for _, found in units])
+    return pd.DataFrame([_damage(own) for _, own in units])
 
 
-def _damage(found: pd.DataFrame) -> dict[str, object]:
-    first, it = found.iloc[0], estimate(observations(found, DAMAGE))
+def _damage(lines: pd.DataFrame) -> dict[str, object]:
+    first, it = lines.iloc[0], estimate(observations(lines, DAMAGE))
     method = method_of(first["method"])
     row = {name: first[name] for name in ("unit", "kind", "component", "depth", "parameter", "method", "level", "weights")}
-    row |= {"way": f"{method.label}, level {first['level']:g} [{method.unit}]", "relative_norm": found["relative_norm"].mean()}
+    row |= {"way": f"{method.label}, level {first['level']:g} [{method.unit}]", "relative_norm": lines["relative_norm"].mean()}
     row |= {"lost": it.mean, "lost_low": it.interval.low, "lost_high": it.interval.high}
     return row | {"lost_n": it.n, "lost_not_finite": it.diverged}
 

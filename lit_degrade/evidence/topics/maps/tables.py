@@ -30,14 +30,14 @@ def profile_rows(own: Tables) -> Rows:
     values = {name: averaged(placed, name, ["run_id", *by]) for name in ("mean", "zeros")}
     values |= {f"top_{k}": _share(placed, f"top_{k}", ["run_id", *by]) for k in sizes_of(placed)}
     weights = placed.groupby(["run_id", *by], sort=False)["weights"].sum()
-    found: Rows = []
+    rows: Rows = []
     for key, runs in pd.DataFrame({"weights": weights, **values}).groupby(by, sort=False):
         row: dict[str, Any] = dict(zip(by, key, strict=True))
         row |= {"depth": _depth(row["depth"]), "runs": len(runs), "weights": runs["weights"].mean()}
         for name in values:
             row |= estimate(runs[name].dropna().to_numpy(dtype=float)).columns(name)
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def sizes_of(scores: pd.DataFrame) -> list[int]:

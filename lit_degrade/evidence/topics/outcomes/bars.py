@@ -28,8 +28,8 @@ def bar_plates(section: Section) -> list[Plate]:
         caption += " Below: claims that compare two of these groups, with p by Holm (in parentheses: p against the claim)."
         caption += " Letters: brackets."
 
-    def page(found: Panels) -> Figure:
-        return _page(section, found, outcomes, looks)
+    def page(drawn: Panels) -> Figure:
+        return _page(section, drawn, outcomes, looks)
 
     return plates(section, section.design.figure, caption, panels, shown, page, most=21, weigh=lambda groups: len(groups) + 1)
 

@@ -39,18 +39,18 @@ def comparisons(section: Section, panels: Panels, outcome: str) -> list[Comparis
     """Verdicts that compare two drawn groups, from top to bottom, short brackets first."""
     drawn = [((i, j), group) for i, groups in enumerate(panels.values()) for j, group in enumerate(groups.values())]
     places = {run: place for place, group in drawn for run in group.rows["run_id"]}
-    found = []
+    compared = []
     for verdict in section.verdicts:
         if verdict.claim.outcome == outcome and len(verdict.arms) == 2:
             ends = sorted(place for arm in verdict.arms if (place := _place(arm, places)))
-            found += [Comparison(verdict, *ends)] if len(ends) == 2 else []
-    return sorted(found, key=lambda it: (it.upper[0], it.lower[0], it.lower[1] - it.upper[1]))
+            compared += [Comparison(verdict, *ends)] if len(ends) == 2 else []
+    return sorted(compared, key=lambda it: (it.upper[0], it.lower[0], it.lower[1] - it.upper[1]))
 
 
 def _place(arm: Arm, places: Mapping[str, Place]) -> Place | None:
     """Of the group that holds all runs of an arm."""
-    found = {places.get(run) for run in arm.rows["run_id"]}
-    return found.pop() if len(found) == 1 else None
+    own = {places.get(run) for run in arm.rows["run_id"]}
+    return own.pop() if len(own) == 1 else None
 
 
 def show(found: Mapping[str, Sequence[Comparison]], columns: Mapping[str, Sequence[Axes]]) -> list[str]:

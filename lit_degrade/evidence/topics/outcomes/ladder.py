@@ -40,13 +40,13 @@ def _page(panels: Panels, outcomes: Sequence[str]) -> Figure:
     steps = [step for step in PROTOCOLS if any(group.conditions["protocol"] == step for group in groups.values())]
     stimuli: dict[str, dict[int, Group]] = {}
     for group in groups.values():
-        found = stimuli.setdefault(words(str(group.conditions.get("stimulus") or "runs")), {})
-        found[steps.index(str(group.conditions["protocol"]))] = group
+        rungs = stimuli.setdefault(words(str(group.conditions.get("stimulus") or "runs")), {})
+        rungs[steps.index(str(group.conditions["protocol"]))] = group
     looks = looks_of(stimuli)
     figure, axes = canvas(1, len(outcomes), 1.1 + 0.46 * len(steps), sharey=True)
     for ax, outcome in zip(axes.flat, outcomes, strict=True):
-        for i, (stimulus, found) in enumerate(stimuli.items()):
-            _rungs(ax, found, outcome, looks[stimulus], (i - (len(stimuli) - 1) / 2) * min(0.26, 0.8 / len(stimuli)))
+        for i, (stimulus, rungs) in enumerate(stimuli.items()):
+            _rungs(ax, rungs, outcome, looks[stimulus], (i - (len(stimuli) - 1) / 2) * min(0.26, 0.8 / len(stimuli)))
         value_axis(ax, points(groups.values(), outcome), outcome)
     axes[0, 0].set_yticks(range(len(steps)), [words(step) for step in steps])
     axes[0, 0].set_ylim(len(steps) - 0.5, -0.5)
@@ -58,10 +58,10 @@ def _page(panels: Panels, outcomes: Sequence[str]) -> Figure:
 
 def _rungs(ax: Axes, groups: Mapping[int, Group], outcome: str, look: Look, offset: float) -> None:
     """One stimulus: runs, means, intervals at every step, and a line that joins the means."""
-    found = {i + offset: points([group], outcome) for i, group in sorted(groups.items())}
-    found = {y: values for y, values in found.items() if len(values)}
-    for y, values in found.items():
+    rungs = {i + offset: points([group], outcome) for i, group in sorted(groups.items())}
+    rungs = {y: values for y, values in rungs.items() if len(values)}
+    for y, values in rungs.items():
         dots(ax, values, y + spread(len(values), 0.05), look)
         mean_tick(ax, values, y, look)
-    means = [values.mean() for values in found.values()]
-    ax.plot(means, list(found), color=look.colour, ls=look.line, lw=1.0, alpha=0.8, zorder=2)
+    means = [values.mean() for values in rungs.values()]
+    ax.plot(means, list(rungs), color=look.colour, ls=look.line, lw=1.0, alpha=0.8, zorder=2)

@@ -51,10 +51,10 @@ def _page(panels: Panels, outcome: str) -> Figure:
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / columns)
     figure, axes = canvas(rows, columns, 3.4 if rows == 1 else 2.6 * rows, sharex=True, sharey=True)
-    found = {name: pd.concat([_sized(group.rows, outcome) for group in groups.values()]) for name, groups in panels.items()}
-    sizes = np.unique(np.concatenate([runs["n_parameters"] for runs in found.values()]))
-    looks, values = looks_of(found), points(groups_of(panels), outcome)
-    for i, (ax, (name, runs)) in enumerate(zip(axes.flat, found.items(), strict=False)):
+    by_panel = {name: pd.concat([_sized(group.rows, outcome) for group in groups.values()]) for name, groups in panels.items()}
+    sizes = np.unique(np.concatenate([runs["n_parameters"] for runs in by_panel.values()]))
+    looks, values = looks_of(by_panel), points(groups_of(panels), outcome)
+    for i, (ax, (name, runs)) in enumerate(zip(axes.flat, by_panel.items(), strict=False)):
         label = scale_axis(ax, "y", outcome, values)
         slope = _curve(ax, runs, outcome, looks[name])
         ax.set_title("\n".join(filter(None, [wrapped(name, 84 // columns), slope])), weight="normal", size=7.5)
@@ -77,9 +77,9 @@ def _curve(ax: Axes, runs: pd.DataFrame, outcome: str, look: Look) -> str:
     ax.axhline(0, color=GREY, lw=0.7, zorder=0)
     reach = 0.018 * max(0.5, math.log10(sizes.max() / sizes.min()))
     for size in np.unique(sizes):
-        found = values[sizes == size]
-        dots(ax, size * 10 ** (spread(len(found), reach) - 2 * reach), found, look)
-        mean_tick(ax, found, size, look, along="y")
+        same = values[sizes == size]
+        dots(ax, size * 10 ** (spread(len(same), reach) - 2 * reach), same, look)
+        mean_tick(ax, same, size, look, along="y")
     _fits(ax, sizes, values, look.colour)
     return _slope_words(sizes, values, unit)
 

@@ -85,19 +85,19 @@ def _key(section: Section, group: Group) -> Row:
 
 def panel_tests(section: Section) -> dict[str, Row]:
     """For each panel of groups: analysis of variance and pairs, by the original conventions and by ours."""
-    found: dict[str, Row] = {}
+    by_panel: dict[str, Row] = {}
     for name, groups in section.panels().items():
         if len(groups) > 1:
             ours = {outcome: omnibus(groups, outcome, published=False) for outcome in section.outcomes()}
-            found[name] = {"published": omnibus(groups, "rank_reduction", published=True), "controlled": ours}
-    return found
+            by_panel[name] = {"published": omnibus(groups, "rank_reduction", published=True), "controlled": ours}
+    return by_panel
 
 
 def scaling_fits(section: Section) -> dict[str, Row]:
     """For each panel over subjects: the fits of the first outcome against size, best first, and the slope per decade."""
-    found: dict[str, Row] = {}
+    by_panel: dict[str, Row] = {}
     if section.design.factor != "subject" or "n_parameters" not in section.rows or not section.outcomes():
-        return found
+        return by_panel
     outcome = section.outcomes()[0]
     for name, groups in section.panels().items():
         values = [group.values(outcome) for group in groups]
@@ -106,9 +106,9 @@ def scaling_fits(section: Section) -> dict[str, Row]:
         if len(np.unique(x)) >= 3:
             slope = size_slope(x, y)
             fits = [{"model": fit.name, "aicc": fit.aicc, "parameters": list(fit.parameters)} for fit in fit_scaling(x, y)]
-            found[name] = {"outcome": outcome, "slope": slope.slope, "low": slope.interval.low, "high": slope.interval.high}
-            found[name] |= {"df": slope.df, "fits": fits}
-    return found
+            by_panel[name] = {"outcome": outcome, "slope": slope.slope, "low": slope.interval.low, "high": slope.interval.high}
+            by_panel[name] |= {"df": slope.df, "fits": fits}
+    return by_panel
 
 
 def verdict_row(verdict: Verdict) -> Row:

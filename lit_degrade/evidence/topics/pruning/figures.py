@@ -59,8 +59,8 @@ def _curve_plates(section: Section) -> list[Plate]:
             panels.setdefault(subject, {})[group.label] = group
     if not panels:
         return []
-    ways = list(dict.fromkeys(way for found in curves.values() for way in found))
-    every = [values for found in curves.values() for curve in found.values() for _, values in curve]
+    ways = list(dict.fromkeys(way for by_way in curves.values() for way in by_way))
+    every = [values for by_way in curves.values() for curve in by_way.values() for _, values in curve]
     lost = sum(int((~np.isfinite(values)).sum()) for values in every)
     caption = (
         "Loss on held-out text against the share of weights that pruning zeroes, as achieved, by method; methods with the same "
@@ -95,8 +95,8 @@ def _curve_page(panels: Mapping[str, Mapping[str, Curve]], looks: Mapping[str, L
         ax.set_title(wrapped(name))
         ax.axhline(0, color=GREY, lw=0.7, zorder=0)
         for way, curve in curves.items():
-            for level, found in curve:
-                finite = found[np.isfinite(found)]
+            for level, own in curve:
+                finite = own[np.isfinite(own)]
                 dots(ax, np.full(len(finite), level + places[way]), finite, looks[way])
     for ax, (_, curves) in cells:
         ax.set_ylim(ax.get_ylim())
@@ -126,14 +126,14 @@ def _means(ax: Axes, curves: Mapping[str, Curve], looks: Mapping[str, Look], pla
     order = list(looks)
     for way, curve in curves.items():
         look, by_level = looks[way], sorted(curve, key=lambda point: point[0])
-        means = [(level + places[way], found[np.isfinite(found)]) for level, found in by_level]
+        means = [(level + places[way], values[np.isfinite(values)]) for level, values in by_level]
         shown = [(x, float(finite.mean())) for x, finite in means if len(finite)]
         ax.plot(*np.array(shown).reshape(-1, 2).T, color=look.colour, ls=look.line, lw=1.0, alpha=0.8, zorder=2)
-        for (x, finite), (_, found) in zip(means, by_level, strict=True):
+        for (x, finite), (_, values) in zip(means, by_level, strict=True):
             if len(finite):
                 mean_tick(ax, finite, x, look, along="y")
-            if len(finite) < len(found):
-                cross(ax, x, 1.0 - 0.07 * order.index(way), f"{len(found) - len(finite)}/{len(found)}", look)
+            if len(finite) < len(values):
+                cross(ax, x, 1.0 - 0.07 * order.index(way), f"{len(values) - len(finite)}/{len(values)}", look)
 
 
 def _map_plates(section: Section) -> list[Plate]:
@@ -175,12 +175,12 @@ def _commonest(groups: Sequence[Group]) -> tuple[float, list[Group]]:
     return best, [group for group, level in zip(groups, levels, strict=True) if level == best]
 
 
-def _map_page(found: Mapping[str, pd.DataFrame], subject: str) -> Figure:
+def _map_page(ways: Mapping[str, pd.DataFrame], subject: str) -> Figure:
     """Maps of one subject, with the same colours."""
     by: list[str] = ["run_id", "component", "depth"]
-    cells: dict[str, Any] = {way: averaged(own, ERROR, by).groupby(["component", "depth"]).mean() for way, own in found.items()}
+    cells: dict[str, Any] = {way: averaged(own, ERROR, by).groupby(["component", "depth"]).mean() for way, own in ways.items()}
     everything = pd.concat(list(cells.values()))
-    rows = components_of(pd.concat(list(found.values())))
+    rows = components_of(pd.concat(list(ways.values())))
     figure, axes = panel_grid(len(cells), 0.55 + 0.19 * len(rows), 0.6)
     norm = norm_of(everything.to_numpy(dtype=float), below_zero=False)
     for ax, (way, errors) in zip(axes.flat, cells.items(), strict=False):

@@ -20,7 +20,7 @@ ERROR = "reconstruction_error"
 def way_of(group: Group) -> str:
     """How the runs of a group prune, beside how much: method, and what differs between the groups."""
     named = [group.rows[name].dropna() for name in (METHOD, "method") if name in group.rows]
-    method = next((say(str(found.iloc[0]), pruners()) for found in named if len(found)), "pruned")
+    method = next((say(str(column.iloc[0]), pruners()) for column in named if len(column)), "pruned")
     rest = {name: value for name, value in group.conditions.items() if name not in ("subject", METHOD, ASKED) and value}
     return ", ".join([method, words(label(rest))] if rest else [method])
 
@@ -45,10 +45,10 @@ def pruned(group: Group) -> pd.DataFrame:
 def level_of(group: Group) -> float:
     """Sparsity that was asked for, by a pattern too; nan where it is not known."""
     known = [pd.to_numeric(group.rows[name], errors="coerce").dropna() for name in ("sparsity", ASKED) if name in group.rows]
-    return next((float(found.iloc[0]) for found in known if len(found)), math.nan)
+    return next((float(column.iloc[0]) for column in known if len(column)), math.nan)
 
 
 def error_lines(section: Section) -> pd.DataFrame:
     """Matrices whose reconstruction error was measured, with depth OUTSIDE where they are in no block."""
     lines = section.table(PRUNING)
-    return lines.dropna(subset=[ERROR]).assign(depth=lambda found: found["depth"].fillna(OUTSIDE)) if len(lines) else lines
+    return lines.dropna(subset=[ERROR]).assign(depth=lambda kept: kept["depth"].fillna(OUTSIDE)) if len(lines) else lines

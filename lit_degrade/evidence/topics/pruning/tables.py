@@ -51,24 +51,24 @@ def _pruning_tables(section: Section, file: str) -> list[Table]:
     )
     units = ["achieved [share]", "lost [nats/token]", "perplexity", "reconstruction error", "norm of the change [relative]"]
     head = ["method", "asked [share]", "n", *units]
-    found = []
+    tables = []
     for subject, groups in _by_subject(section, lambda group: len(pruned(group)) > 0).items():
         lines = [_pruning_row(group) for _, group in groups]
         rows = [
             [it["way"], number(it["asked"]), str(it[f"{DAMAGE}_n"]), *(Estimate.of(it, name).words() for name in PRUNED)]
             for it in lines
         ]
-        found.append(Table(f"Pruning, {words(subject)}", note, head, rows, groups[0][0], file))
-    return found
+        tables.append(Table(f"Pruning, {words(subject)}", note, head, rows, groups[0][0], file))
+    return tables
 
 
 def _by_subject(section: Section, has: Callable[[Group], bool]) -> dict[str, list[tuple[int, Group]]]:
     """Subject -> its groups that have something, with their numbers in the section."""
-    found: dict[str, list[tuple[int, Group]]] = {}
+    by_subject: dict[str, list[tuple[int, Group]]] = {}
     for i, group in enumerate(section.groups):
         if has(group):
-            found.setdefault(subject_of(group), []).append((i, group))
-    return found
+            by_subject.setdefault(subject_of(group), []).append((i, group))
+    return by_subject
 
 
 def component_rows(section: Section) -> Rows:
@@ -100,7 +100,7 @@ def _component_tables(section: Section, file: str) -> list[Table]:
         "Norm of the change of a matrix's outputs on the calibration text over the norm of its outputs: mean over the matrices "
         "of a component by their weights, then over runs. Empty: not measured."
     )
-    lines, found = error_lines(section), []
+    lines, tables = error_lines(section), []
     runs = set(lines["run_id"]) if len(lines) else set()
     for subject, groups in _by_subject(section, lambda group: bool(runs & set(group.rows["run_id"]))).items():
         every = [(way_of(group), level_of(group), _component_rows(group, lines)) for _, group in groups]
@@ -110,5 +110,5 @@ def _component_tables(section: Section, file: str) -> list[Table]:
             errors = {row["component"]: Estimate.of(row, ERROR).words(interval=False) for row in own}
             rows.append([way, number(level), *(errors.get(name, "") for name in components)])
         head = ["method", "asked [share]", *map(words, components)]
-        found.append(Table(f"Reconstruction errors, {words(subject)}", note, head, rows, groups[0][0], file))
-    return found
+        tables.append(Table(f"Reconstruction errors, {words(subject)}", note, head, rows, groups[0][0], file))
+    return tables

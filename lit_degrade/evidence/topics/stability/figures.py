@@ -44,8 +44,8 @@ def stability_plates(section: Section) -> list[Plate]:
 def _matrices(section: Section, table: pd.DataFrame) -> list[Plate]:
     """A panel for each group of runs."""
     table = table[table["kind"].isin(["metrics", "batches"])]
-    found, k = _at_one_k(section, table)
-    matrices = {name: _matrix(lines) for name, (_, lines) in found.items()}
+    labelled, k = _at_one_k(section, table)
+    matrices = {name: _matrix(lines) for name, (_, lines) in labelled.items()}
     caption = (
         f"Agreement of the {k:,} highest weights by two metrics: Jaccard index above chance (0: as by chance, 1: the same "
         "weights), mean over runs. On the diagonal, framed: of one metric, from disjoint batches of calibration text. "
@@ -55,12 +55,12 @@ def _matrices(section: Section, table: pd.DataFrame) -> list[Plate]:
     def page(shown: Panels) -> Figure:
         return _matrix_page({name: matrices[name] for name in shown}, k)
 
-    panels: Panels = {name: {"": group} for name, (group, _) in found.items()}
-    return plates(section, "stability", caption, panels, _runs(found), page, most=MATRICES, lacking=_LACKING)
+    panels: Panels = {name: {"": group} for name, (group, _) in labelled.items()}
+    return plates(section, "stability", caption, panels, _runs(labelled), page, most=MATRICES, lacking=_LACKING)
 
 
-def _runs(found: Mapping[str, tuple[Group, pd.DataFrame]]) -> set[str]:
-    return {run for _, lines in found.values() for run in lines["run_id"]}
+def _runs(labelled: Mapping[str, tuple[Group, pd.DataFrame]]) -> set[str]:
+    return {run for _, lines in labelled.values() for run in lines["run_id"]}
 
 
 def _at_one_k(section: Section, table: pd.DataFrame) -> tuple[dict[str, tuple[Group, pd.DataFrame]], int]:
@@ -75,19 +75,19 @@ def _at_one_k(section: Section, table: pd.DataFrame) -> tuple[dict[str, tuple[Gr
 def _matrix(lines: pd.DataFrame) -> pd.DataFrame:
     """Mean agreement, metrics by metrics; nan where it was not measured."""
     names = ordered({*lines["metric"], *lines["other"]}, METRICS)
-    found = pd.DataFrame(np.nan, index=names, columns=names)
+    matrix = pd.DataFrame(np.nan, index=names, columns=names)
     for _, own in lines.groupby(["metric", "other"]):
         one, other = own[["metric", "other"]].iloc[0]
-        found.loc[one, other] = found.loc[other, one] = own["jaccard_corrected"].mean()
-    return found
+        matrix.loc[one, other] = matrix.loc[other, one] = own["jaccard_corrected"].mean()
+    return matrix
 
 
 def _matrix_page(matrices: Mapping[str, pd.DataFrame], k: int) -> Figure:
     """Matrices beside each other, of the same metrics in the same order."""
-    names = ordered({name for found in matrices.values() for name in found.index}, METRICS)
+    names = ordered({name for matrix in matrices.values() for name in matrix.index}, METRICS)
     figure, axes = canvas(1, len(matrices), 0.9 + (0.47 if len(matrices) == 1 else 0.29) * len(names), sharey=True)
-    for ax, (title, found) in zip(axes.flat, matrices.items(), strict=True):
-        image = _draw(ax, found.reindex(index=names, columns=names).to_numpy(dtype=float), 8 if len(matrices) == 1 else 6)
+    for ax, (title, matrix) in zip(axes.flat, matrices.items(), strict=True):
+        image = _draw(ax, matrix.reindex(index=names, columns=names).to_numpy(dtype=float), 8 if len(matrices) == 1 else 6)
         ax.set_xticks(range(len(names)), [metric_of(name) for name in names], rotation=40, ha="right", rotation_mode="anchor")
         ax.set_yticks(range(len(names)), [metric_of(name) for name in names])
         ax.set_title(wrapped(title, 80 // len(matrices)))
@@ -112,8 +112,8 @@ def _draw(ax: Axes, values: Values, size: float) -> AxesImage:
 def _chains(section: Section, table: pd.DataFrame) -> list[Plate]:
     """Two panels for each group of runs: overlap without and with order."""
     table = table[table["kind"] == "subjects"]
-    found, k = _at_one_k(section, table)
-    chains = {name: _pairs(lines) for name, (_, lines) in found.items()}
+    labelled, k = _at_one_k(section, table)
+    chains = {name: _pairs(lines) for name, (_, lines) in labelled.items()}
     looks = looks_of(ordered(set(table["metric"]), METRICS))
     several = max((len(own) for lines in chains.values() for _, own in lines.groupby(["a", "b", "metric"])), default=0) > 1
     joined = "means of runs; ticks and bars: mean with 95 % Student t interval" if several else "values of one run (n = 1)"
@@ -126,8 +126,8 @@ def _chains(section: Section, table: pd.DataFrame) -> list[Plate]:
     def page(shown: Panels) -> Figure:
         return _chain_page({name: chains[name] for name in shown}, looks)
 
-    panels: Panels = {name: {"": group} for name, (group, _) in found.items()}
-    return plates(section, "stability_subjects", caption, panels, _runs(found), page, most=CHAINS, lacking=_LACKING)
+    panels: Panels = {name: {"": group} for name, (group, _) in labelled.items()}
+    return plates(section, "stability_subjects", caption, panels, _runs(labelled), page, most=CHAINS, lacking=_LACKING)
 
 
 def _pairs(lines: pd.DataFrame) -> pd.DataFrame:
@@ -167,9 +167,9 @@ def _values(lines: pd.DataFrame, pair: tuple[str, str], metric: str, measure: st
 
 def _line(ax: Axes, values: Sequence[Values], look: Look, shift: float) -> None:
     """Means along a chain, with intervals where there are several runs."""
-    means = {i + shift: float(found.mean()) for i, found in enumerate(values) if len(found)}
+    means = {i + shift: float(own.mean()) for i, own in enumerate(values) if len(own)}
     style: Any = {"color": look.colour, "ls": look.line, "marker": look.marker, "mfc": "white", "ms": 4, "lw": 1.2}
     ax.plot(list(means), list(means.values()), **style, zorder=3)
-    for i, found in enumerate(values):
-        if len(found) > 1:
-            mean_tick(ax, found, i + shift, look, along="y")
+    for i, own in enumerate(values):
+        if len(own) > 1:
+            mean_tick(ax, own, i + shift, look, along="y")

@@ -43,8 +43,8 @@ def read_stability(rows: pd.DataFrame, groups: Sequence[Group]) -> tuple[Tables,
     own = bounded(tables[STABILITY])
     effects, _ = read_counted(rows, (EFFECTS,))
     between, faults = agreement_of_runs(groups, [effects[EFFECTS], own])
-    found = [table for table in (own, between) if len(table)]
-    return {STABILITY: pd.concat(found, ignore_index=True) if found else own}, [*cautions, *faults]
+    filled = [table for table in (own, between) if len(table)]
+    return {STABILITY: pd.concat(filled, ignore_index=True) if filled else own}, [*cautions, *faults]
 
 
 def agreement_of_runs(groups: Sequence[Group], tables: Sequence[pd.DataFrame]) -> tuple[pd.DataFrame, list[str]]:
@@ -68,7 +68,7 @@ def agreement_of_runs(groups: Sequence[Group], tables: Sequence[pd.DataFrame]) -
 
 def _rankings(group: Group) -> tuple[dict[str, Ranking], list[str]]:
     """By run; those that rank other weights than the first are left out and named."""
-    found: dict[str, Ranking] = {}
+    by_run: dict[str, Ranking] = {}
     cautions: list[str] = []
     kept = group.rows[~group.rows["filtered"]]
     for run, folder in zip(kept["run_id"], kept["folder"], strict=True):
@@ -80,12 +80,12 @@ def _rankings(group: Group) -> tuple[dict[str, Ranking], list[str]]:
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             cautions.append(f"{run}: {RANKINGS} cannot be read and is not compared: {error}.")
             continue
-        first = next(iter(found.values()), ranking)
+        first = next(iter(by_run.values()), ranking)
         if (ranking.parameters, ranking.weights) == (first.parameters, first.weights):
-            found[run] = ranking
+            by_run[run] = ranking
         else:
-            cautions.append(f"{run}: {RANKINGS} ranks other weights than that of {next(iter(found))} and is not compared.")
-    return found, cautions
+            cautions.append(f"{run}: {RANKINGS} ranks other weights than that of {next(iter(by_run))} and is not compared.")
+    return by_run, cautions
 
 
 def read_ranking(path: Path) -> Ranking:

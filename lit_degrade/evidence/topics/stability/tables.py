@@ -28,13 +28,13 @@ def write_stability_tables(section: Section, folder: Path) -> list[Table]:
 
 def stability_rows(likeness: pd.DataFrame, groups: Sequence[Group]) -> list[dict[str, Any]]:
     """One row for every group, kind of agreement, pair of metrics (of subjects, where these are compared) and k."""
-    found = []
+    rows = []
     for group in groups:
         own = of_runs(likeness, list(group.rows["run_id"]))
         for key, pairs in _by_pair(own):
             what = {**columns_of(group), **key, "pairs": len(pairs)}
-            found.append(what | _likeness(pairs))
-    return found
+            rows.append(what | _likeness(pairs))
+    return rows
 
 
 def _by_pair(own: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]:
@@ -44,8 +44,8 @@ def _by_pair(own: pd.DataFrame) -> Iterator[tuple[dict[str, Any], pd.DataFrame]]
     named = own["kind"] == "subjects"
     labelled = own.assign(a=own["a"].where(named, ""), b=own["b"].where(named, ""))
     columns = ["kind", "metric", "other", "a", "b", "k"]
-    for key, found in labelled.groupby(columns, sort=False):
-        yield dict(zip(columns, key, strict=True)) | {"k": int(found["k"].iloc[0])}, found
+    for key, pairs in labelled.groupby(columns, sort=False):
+        yield dict(zip(columns, key, strict=True)) | {"k": int(pairs["k"].iloc[0])}, pairs
 
 
 def _likeness(pairs: pd.DataFrame) -> dict[str, float]:
@@ -69,7 +69,7 @@ def stability_tables(likeness: pd.DataFrame, groups: Sequence[Group], file: str)
     )
     measures = {"jaccard_corrected": "Jaccard [above chance]", "kendall_tau": "Kendall [τ]", "rbo": "overlap [rbo]"}
     head = ["metric", "k", *(f"{kind}: {name}" for kind in _PAIRS for name in (*measures.values(), "pairs"))]
-    found = []
+    tables = []
     for i, group in enumerate(groups):
         pairs = {
             (key["kind"], key["metric"], key["k"]): lines
@@ -83,8 +83,8 @@ def stability_tables(likeness: pd.DataFrame, groups: Sequence[Group], file: str)
             for k in sorted({k for _, name, k in pairs if name == metric})
         ]
         if rows:
-            found.append(Table(f"Stability of rankings, {words(full_label(group))}", note, head, rows, i, file))
-    return found
+            tables.append(Table(f"Stability of rankings, {words(full_label(group))}", note, head, rows, i, file))
+    return tables
 
 
 def _cells(pairs: pd.DataFrame | None, measures: dict[str, str]) -> list[str]:

@@ -89,13 +89,13 @@ def _spikes(ax: Axes, lines: pd.DataFrame) -> None:
 def _name(ax: Axes, weights: pd.DataFrame) -> None:
     """Which weights make spikes, beside the spikes."""
     middle = float(np.mean(ax.get_xlim()))
-    for _, found in weights[drawable(weights["output_ratio"])].groupby("depth"):
+    for _, own in weights[drawable(weights["output_ratio"])].groupby("depth"):
         lines = [
             f"({row:.0f}, {column:.0f}) {confirmed_words(sure)}"
-            for (row, column), sure in found.groupby(["row", "column"], sort=False)["confirmed"]
+            for (row, column), sure in own.groupby(["row", "column"], sort=False)["confirmed"]
         ]
         more = [f"and {len(lines) - NAMED} more"] if len(lines) > NAMED else []
-        at = float(found["depth"].iloc[0]), float(found["output_ratio"].max())
+        at = float(own["depth"].iloc[0]), float(own["output_ratio"].max())
         side = 1 if at[0] <= middle else -1
         style: Any = {"ha": "left" if side > 0 else "right", "va": "top", "fontsize": 6.5}
         ax.annotate("\n".join([*lines[:NAMED], *more]), at, (6 * side, 3), textcoords="offset points", **style)

@@ -32,11 +32,11 @@ def _super_weight_table(rows: Rows, own: Tables) -> Table:
         "largest of any run."
     )
     shown, runs = [], len({run for table in (lines, own[SPIKES]) if len(table) for run in table["run_id"]})
-    for (parameter, row, column), found in lines.groupby(["parameter", "row", "column"], sort=False):
-        seen = f"{found['order'].notna().sum()} of {runs} runs"
-        cells = [str(parameter), f"{row:.0f}", f"{column:.0f}", seen, *(number(found[name].mean()) for name in _OF_WEIGHTS)]
-        published = known.get(str(found["published"].iloc[0]), "")
-        shown.append([*cells, number(found["p"].max()), confirmed_words(found["confirmed"]), published])
+    for (parameter, row, column), same in lines.groupby(["parameter", "row", "column"], sort=False):
+        seen = f"{same['order'].notna().sum()} of {runs} runs"
+        cells = [str(parameter), f"{row:.0f}", f"{column:.0f}", seen, *(number(same[name].mean()) for name in _OF_WEIGHTS)]
+        published = known.get(str(same["published"].iloc[0]), "")
+        shown.append([*cells, number(same["p"].max()), confirmed_words(same["confirmed"]), published])
     head = ["parameter", "row", "column", "found by", *_OF_WEIGHTS.values(), "p", "confirmed", "published"]
     return Table("Super weights", note, head, shown, *ANYWHERE)
 

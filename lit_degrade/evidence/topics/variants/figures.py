@@ -63,8 +63,8 @@ def _bar_page(lines: pd.DataFrame) -> Figure:
     values = lines.loc[drawable(lines[DAMAGE]), DAMAGE].to_numpy(dtype=float)
     value_axis(ax, values, DAMAGE)
     ax.margins(x=0.06 if len(values) == len(lines) else 0.14)
-    found = {name: observations(lines[lines["variant"] == name].assign(random=False), DAMAGE) for name in kinds}
-    finite = {name: every[drawable(every)] for name, every in found.items()}
+    damages = {name: observations(lines[lines["variant"] == name].assign(random=False), DAMAGE) for name in kinds}
+    finite = {name: every[drawable(every)] for name, every in damages.items()}
     for i, (name, mine) in enumerate(finite.items()):
         if len(mine):
             ax.barh(i, mine.mean(), height=0.7, color=looks[kinds[name]].colour, alpha=0.22, lw=0, zorder=1)
@@ -73,8 +73,8 @@ def _bar_page(lines: pd.DataFrame) -> Figure:
     for i, (name, mine) in enumerate(finite.items()):
         if len(mine):
             mean_tick(ax, mine, i, looks[kinds[name]])
-        if len(mine) < len(found[name]):
-            cross_right(ax, i, len(found[name]) - len(mine), len(found[name]), looks[kinds[name]])
+        if len(mine) < len(damages[name]):
+            cross_right(ax, i, len(damages[name]) - len(mine), len(damages[name]), looks[kinds[name]])
     ends = [i for i, (a, b) in enumerate(zip(list(kinds.values())[:-1], list(kinds.values())[1:], strict=True)) if a != b]
     for end in ends:
         ax.axhline(end + 0.5, color=GREY, lw=0.5, ls=":", zorder=0)
@@ -99,14 +99,14 @@ def changes_of(lines: pd.DataFrame) -> pd.DataFrame:
     Returns: a row per variant: `kind`, mean relative `norm` (inf where that of any run is), of the nats per token that it costs
         the mean `lost`, `low` and `high`, and the number of values that are `not_finite`, which are in no mean.
     """
-    found = []
+    rows = []
     for name, kind in ordered_variants(lines).items():
         own = lines[lines["variant"] == name]
         norm, it = own["relative_norm"].mean(), estimate(observations(own.assign(random=False), DAMAGE))
         if norm > 0:
             row = {"variant": name, "kind": kind, "norm": norm, "lost": it.mean, "low": it.interval.low}
-            found.append(row | {"high": it.interval.high, "not_finite": it.diverged})
-    return pd.DataFrame(found)
+            rows.append(row | {"high": it.interval.high, "not_finite": it.diverged})
+    return pd.DataFrame(rows)
 
 
 def _change_plates(section: Section, lines: pd.DataFrame) -> list[Plate]:
@@ -125,12 +125,12 @@ def _change_plates(section: Section, lines: pd.DataFrame) -> list[Plate]:
 
 
 def _change_page(lines: pd.DataFrame) -> Figure:
-    found, looks = changes_of(lines), _looks(lines)
-    broken, near = found["not_finite"] > 0, found["norm"] <= FAR
-    shown = drawable(found["lost"]) & (found["lost"] > 0) & ~broken
-    (least, most), (low, high) = _reach(found.loc[near, "norm"]), _reach(found.loc[shown, "lost"])
-    x = found["norm"].where(near, most * EDGE)
-    y = found["lost"].where(shown, low / EDGE).where(~broken, high * EDGE)
+    changes, looks = changes_of(lines), _looks(lines)
+    broken, near = changes["not_finite"] > 0, changes["norm"] <= FAR
+    shown = drawable(changes["lost"]) & (changes["lost"] > 0) & ~broken
+    (least, most), (low, high) = _reach(changes.loc[near, "norm"]), _reach(changes.loc[shown, "lost"])
+    x = changes["norm"].where(near, most * EDGE)
+    y = changes["lost"].where(shown, low / EDGE).where(~broken, high * EDGE)
     figure, axes = canvas(1, 1, 4.2)
     ax = axes[0, 0]
     right = {} if near.all() else {most * EDGE: f"over\n{FAR:g}"}
@@ -144,12 +144,12 @@ def _change_page(lines: pd.DataFrame) -> Figure:
         for at in (at for at, beyond in ends.items() if beyond):
             line(at, color=GREY, lw=0.7, ls=":", zorder=1)
     edges = np.select([broken, shown], ["x", ""], "v")
-    for (_, row), place, edge in zip(found.iterrows(), zip(x, y, strict=True), edges, strict=True):
+    for (_, row), place, edge in zip(changes.iterrows(), zip(x, y, strict=True), edges, strict=True):
         _mark(ax, row, place, looks[row["kind"]], str(edge))
     ax.set_xlabel(f"relative norm of the change [{SIZE}]")
     ax.set_ylabel(outcome_of(DAMAGE).axis)
     _legend(figure, looks)
-    name_points(figure, ax, np.column_stack([x, y]), [words(name) for name in found["variant"]])
+    name_points(figure, ax, np.column_stack([x, y]), [words(name) for name in changes["variant"]])
     return figure
 
 

@@ -38,14 +38,14 @@ def variant_rows(section: Section) -> Rows:
 
 
 def _variants(lines: pd.DataFrame) -> Rows:
-    found = []
+    rows = []
     for name, kind in ordered_variants(lines).items():
         own = lines[lines["variant"] == name].assign(random=False)
         row: dict[str, Any] = {"variant": name, "kind": kind, "runs": len(own)}
         for measure in MEASURES:
             row |= estimate(observations(own, measure)).columns(measure)
-        found.append(row)
-    return found
+        rows.append(row)
+    return rows
 
 
 def _variant_tables(section: Section, file: str) -> list[Table]:
@@ -90,7 +90,7 @@ def answer_rows(section: Section) -> Rows:
 
 def _answer_tables(section: Section, file: str) -> list[Table]:
     """For each group: what the variants of its first run write."""
-    found = []
+    tables = []
     for i, group, own in with_lines(section, VARIANTS):
         first = own[own["run_id"] == own["run_id"].iloc[0]]
         answers = dict(zip(first["variant"], first["answer"], strict=True))
@@ -104,8 +104,8 @@ def _answer_tables(section: Section, file: str) -> list[Table]:
         asked = list(group.rows["prompt"].dropna()) if "prompt" in group.rows else []
         rows = [["(the prompt)", shown(str(prompt))] for prompt in asked[:1]]
         rows += [[name, shown(answers[name])] for name in ordered_variants(first)]
-        found.append(Table(f"Answers to one prompt, {words(full_label(group))}", note, ["variant", "answer"], rows, i, file))
-    return found
+        tables.append(Table(f"Answers to one prompt, {words(full_label(group))}", note, ["variant", "answer"], rows, i, file))
+    return tables
 
 
 def shown(answer: str) -> str:
