@@ -19,11 +19,13 @@ from lit_degrade.evidence.drawing.panels import Plate
 from lit_degrade.evidence.reading.estimates import drawable, finite_or_inf
 from lit_degrade.evidence.reading.words import metric_of, ordered, words
 from lit_degrade.evidence.topics.bits.rows import CLASSES, pattern_rows
-from lit_degrade.evidence.topics.bits.searches import ROWS, collapse_plates, search_plates
+from lit_degrade.evidence.topics.bits.searches import collapse_plates, search_plates
 from lit_degrade.records.tables import BIT_PATTERNS, BIT_SENSITIVITY, DAMAGE
 
 SHARES = {"low": 0.05, "median": 0.5, "high": 0.95}
 """Quantiles of the flips of a bit."""
+ROWS = 3
+"""Panels in a figure, below each other."""
 FLOOR = 1e-6
 """Loss below which an axis is linear [nats/token]: what is smaller is mostly rounding."""
 _BLACK = Look("black", "x", "-")

@@ -22,8 +22,8 @@ from lit_degrade.evidence.reading.words import ordered, say
 from lit_degrade.faults.catalog import ARMS, CONSTRAINTS
 from lit_degrade.records.tables import BIT_SEARCH, COLLAPSE, DAMAGE
 
-ROWS, MOST = 3, 4
-"""Panels in a figure: below each other, and by twos."""
+MOST = 4
+"""Panels in a figure, by twos."""
 
 
 def search_plates(section: Section) -> list[Plate]:
