@@ -2,6 +2,7 @@
 
 import io
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from lit_degrade.errors import UserError
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.drawing.looks import STYLE
 from lit_degrade.evidence.drawing.panels import Plate
@@ -43,9 +45,16 @@ def draw(section: Section, folder: Path, topics: Sequence[Topic] = TOPICS) -> li
 
 
 def compose(section: Section, topics: Sequence[Topic] = TOPICS) -> list[Plate]:
-    """The figures of a section."""
+    """The figures of a section.
+
+    Raises: UserError for two of one name, which an extension's may have.
+    """
     with mpl.rc_context(STYLE):
-        return [plate for topic in topics if topic.plates for plate in topic.plates(section)]
+        plates = [plate for topic in topics if topic.plates for plate in topic.plates(section)]
+    for name, n in Counter(plate.name for plate in plates).items():
+        if n > 1:
+            raise UserError(f"{n} figures of {section.design.experiment} are called '{name}': expected names of their own.")
+    return plates
 
 
 def _save(plate: Plate, experiment: str, folder: Path) -> Drawing:
