@@ -1,7 +1,7 @@
 """Draws the rooms of the package and who uses whom into docs/architecture.md: python docs/draw_architecture.py.
 
-A room is a folder or a file at the top of the package, then of its evidence. An arrow says that a room imports another one; where a room is reached
-by way of others too, the direct arrow is left out.
+A room is a folder or a file at the top of the package, then of its evidence. An arrow says that a room imports another one;
+where a room is reached by way of others too, the direct arrow is left out.
 """
 
 import ast
