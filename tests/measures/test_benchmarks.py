@@ -18,9 +18,9 @@ from lit_degrade.errors import UserError
 from lit_degrade.measures import benchmarks as measures
 from lit_degrade.measures import text_likelihood
 from lit_degrade.measures.benchmarks import (
-    Metric,
     Pair,
     Requests,
+    Result,
     choice,
     encode,
     encode_pair,
@@ -159,7 +159,7 @@ def test_a_destroyed_subject_is_wrong_not_left_out(tiny: Subject) -> None:
         asked = requests(benchmark, tiny.tokenizer, 256)
         metrics, rows = run_benchmark(lambda tokens: torch.full((*tokens.shape, 1024), torch.nan), asked)
         assert len(rows) == metrics[0].items == 40
-        assert metrics[0] == Metric(name, "acc", 0.0, 0.0, 40)
+        assert metrics[0] == Result(name, "acc", 0.0, 0.0, 40)
         assert not any(row["correct"] for row in rows)
         if name == "lambada":
             assert math.isnan(metrics[1].value)
