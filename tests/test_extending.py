@@ -113,7 +113,7 @@ def test_an_analysis(kitchen: Path) -> None:
     assert summary_of(record_of(first, kitchen))["nats_gained"] == pytest.approx(start - end)
     assert manifest_of(record_of(first, kitchen))["sha256"]["subject_after"]
     report = kitchen / "results/positions/report"
-    assert (report / "positions/positions.svg").is_file()
+    assert (report / "positions/likelihood_by_position.svg").is_file()
     assert (report / "positions/positions_summary_positions.csv").is_file()
     text = (report / "report.md").read_text()
     assert re.search(r"Tokens late in a window are more likely .*\*\*(supported|inconclusive)\*\*", text)
