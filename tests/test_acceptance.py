@@ -12,7 +12,16 @@ pytestmark = pytest.mark.slow
 
 
 def test_null_directions_are_certified_and_the_eigen_prion_wins(tmp_path: Path) -> None:
-    verb = ["test", "--config", str(ROOT / "configs/catalysts.yaml"), "--verbosity", "quiet"]
+    """With the main job's budget of evaluations, which is less than the config's."""
+    verb = [
+        "test",
+        "--config",
+        str(ROOT / "configs/catalysts.yaml"),
+        "--verbosity",
+        "quiet",
+        "--model.stimuli.evaluations",
+        "600",
+    ]
     folder = run(tmp_path, verb=verb)
     summary = summary_of(folder)
     assert summary["null_products"] == 100 + 10 + 200
