@@ -157,7 +157,7 @@ class Workplace:
         if "--subject" in args and not Path(args[at := args.index("--subject") + 1]).is_dir():
             args[at] = self.tiny(args[at])
         if args[0] == "report" and "published" not in args:
-            for place in (arg for arg in args[1:2] if not arg.startswith("-")):
+            for place in itertools.takewhile(lambda arg: not arg.startswith("-"), args[1:]):
                 self.records(Path(place).name if place != "results" else "layer_ablation")
         return args
 
