@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from matplotlib.figure import Figure
 from lit_degrade.cli import main
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.drawing.panels import Plate
+from lit_degrade.evidence.drawing.tables import Table
+from lit_degrade.evidence.drawing.topic import Topic
 from lit_degrade.evidence.numbers import statistics as s
 from lit_degrade.evidence.pages.figures import compose
 from lit_degrade.evidence.pages.sections import make_sections
@@ -81,6 +84,16 @@ def section(results: Path) -> Section:
 
 def plates(results: Path) -> dict[str, Plate]:
     return {plate.name: plate for plate in compose(section(results))}
+
+
+def plates_of(found: Section, topics: Sequence[Topic]) -> dict[str, Plate]:
+    """Figures that some topics draw of a section."""
+    return {plate.name: plate for plate in compose(found, topics)}
+
+
+def tables_of(found: Section, folder: Path, topics: Sequence[Topic]) -> list[Table]:
+    """Tables that some topics write of a section."""
+    return [table for topic in topics if topic.tables for table in topic.tables(found, folder)]
 
 
 def texts(figure: Figure) -> list[str]:

@@ -11,7 +11,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import ROOT, section
+from helpers import ROOT, plates_of, section, tables_of
 from matplotlib.collections import PathCollection
 from matplotlib.colors import to_hex
 from scipy import stats
@@ -19,7 +19,7 @@ from scipy import stats
 from lit_degrade.adversarial.catalog import ATTACKS
 from lit_degrade.evidence.claims.claims import load_designs
 from lit_degrade.evidence.claims.sections import Section
-from lit_degrade.evidence.drawing.looks import PALETTE, STYLE
+from lit_degrade.evidence.drawing.looks import PALETTE
 from lit_degrade.evidence.drawing.panels import Plate
 from lit_degrade.evidence.drawing.tables import Table
 from lit_degrade.evidence.pages.figures import compose
@@ -27,10 +27,10 @@ from lit_degrade.evidence.pages.report import report
 from lit_degrade.evidence.reading.words import outcome_of
 from lit_degrade.evidence.topics import adversarial as inputs_topic
 from lit_degrade.evidence.topics import bits as bits_topic
-from lit_degrade.evidence.topics.adversarial.figures import adversarial_plates, curves_of, places_of
+from lit_degrade.evidence.topics.adversarial.figures import curves_of, places_of
 from lit_degrade.evidence.topics.adversarial.rows import TOKENS
 from lit_degrade.evidence.topics.adversarial.tables import attack_rows
-from lit_degrade.evidence.topics.bits.figures import bit_plates, bit_quantiles
+from lit_degrade.evidence.topics.bits.figures import bit_quantiles
 from lit_degrade.evidence.topics.bits.rows import pattern_rows
 from lit_degrade.evidence.topics.bits.tables import COSTLY, bit_rows, collapse_rows
 from lit_degrade.records import tables
@@ -38,9 +38,7 @@ from lit_degrade.records import tables
 SHIPPED = ROOT / "lit_degrade" / "evidence" / "claims" / "shipped"
 
 
-def plates(found: Section) -> dict[str, Plate]:
-    with mpl.rc_context(STYLE):
-        return {plate.name: plate for plate in [*bit_plates(found), *adversarial_plates(found)]}
+TOPICS = (bits_topic.TOPIC, inputs_topic.TOPIC)
 
 
 def left(results: Path, name: str, rows: made_faults.Rows, **settings: Any) -> Section:
@@ -67,13 +65,13 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Section:
 
 @pytest.fixture(scope="module")
 def drawn(bits: Section, inputs: Section) -> dict[str, Plate]:
-    return plates(bits) | plates(inputs)
+    return plates_of(bits, TOPICS) | plates_of(inputs, TOPICS)
 
 
 @pytest.fixture(scope="module")
 def written(bits: Section, inputs: Section, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Table]]:
     folder = tmp_path_factory.mktemp("tables")
-    tables = [*bits_topic.TOPIC.tables(bits, folder), *inputs_topic.TOPIC.tables(inputs, folder)]
+    tables = [*tables_of(bits, folder, TOPICS), *tables_of(inputs, folder, TOPICS)]
     return folder, {table.title.removesuffix(", tiny-1m"): table for table in tables}
 
 
@@ -154,14 +152,14 @@ def test_bits_stand_from_high_to_low_with_classes_and_crosses(drawn: dict[str, P
 
 def test_bits_without_any_finite_loss_are_drawn(tmp_path: Path) -> None:
     rows = [row | {"log_perplexity_ratio": "nan"} for row in made_faults.sensitivity("nf4", 3)]
-    (ax,) = panels(plates(left(tmp_path, tables.BIT_SENSITIVITY, rows))["bit_sensitivity"]).values()
+    (ax,) = panels(plates_of(left(tmp_path, tables.BIT_SENSITIVITY, rows), TOPICS)["bit_sensitivity"]).values()
     assert [text.get_text() for text in ax.texts if "\n" in text.get_text()] == ["\N{MULTIPLICATION X}\n100"] * 4
 
 
 def test_each_format_has_its_panel_and_figures_go_on(tmp_path: Path) -> None:
     for stored in made_faults.FORMATS:
         made_faults.bit_run(tmp_path, stored)
-    found = plates(section(tmp_path))
+    found = plates_of(section(tmp_path), TOPICS)
     shown = [[*panels(found[name])] for name in ("bit_sensitivity", "bit_sensitivity_2")]
     assert sorted(shown[0] + shown[1]) == sorted(f"tiny-1m, {stored}" for stored in made_faults.FORMATS)
     assert [len(names) for names in shown] == [3, 2]
@@ -209,7 +207,7 @@ def test_an_accuracy_that_is_not_finite_is_a_cross_at_the_top(tmp_path: Path) ->
     for row in rows:
         if (row["constraint"], row["arm"], row["draw"], row["flip"]) == ("free", "random", 1, 64):
             row["token_accuracy"] = "nan"
-    plate = plates(left(tmp_path, tables.BIT_SEARCH, rows))["bit_search"]
+    plate = plates_of(left(tmp_path, tables.BIT_SEARCH, rows), TOPICS)["bit_search"]
     ax = panels(plate)["any value"]
     crosses = [tuple(place) for line in ax.lines if line.get_marker() == "x" for place in np.asarray(line.get_xydata())]
     assert crosses == [(64, 1)]
@@ -267,14 +265,14 @@ def test_a_single_run_shows_its_draws(tmp_path: Path) -> None:
     found = left(tmp_path, tables.ADVERSARIAL_TOKENS, made_faults.tokens(draws=3))
     curves = curves_of(found.tables[tables.ADVERSARIAL_TOKENS].assign(panel=""), "changed")
     assert {attack: len(by_size[4]) for attack, by_size in curves.items()} == {"gradient": 1, "random": 3, "characters": 3}
-    (ax,) = panels(plates(found)["adversarial_tokens"]).values()
+    (ax,) = panels(plates_of(found, TOPICS)["adversarial_tokens"]).values()
     assert len(dots_of(ax, 0)) == 15  # random tokens come first in every figure
     assert len(dots_of(ax, 1)) == 5
 
 
 def test_attacks_without_any_finite_loss_and_of_size_zero_are_drawn(tmp_path: Path) -> None:
     rows = [row | {"log_perplexity_ratio": "nan"} for row in made_faults.adversarial(sizes=(0.0, 0.1), norms=("l2",))]
-    (ax,) = panels(plates(left(tmp_path, tables.ADVERSARIAL, rows))["adversarial"]).values()
+    (ax,) = panels(plates_of(left(tmp_path, tables.ADVERSARIAL, rows), TOPICS)["adversarial"]).values()
     assert sorted(text.get_text()[1:] for text in ax.texts) == ["1/1"] * 4 + ["3/3"] * 2
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "0.1"]
 
@@ -282,8 +280,8 @@ def test_attacks_without_any_finite_loss_and_of_size_zero_are_drawn(tmp_path: Pa
 def test_without_tables_there_is_nothing(tmp_path: Path) -> None:
     made.record(tmp_path, "bit_search")
     found = section(tmp_path)
-    assert not plates(found)
-    assert not [*bits_topic.TOPIC.tables(found, tmp_path), *inputs_topic.TOPIC.tables(found, tmp_path)]
+    assert not plates_of(found, TOPICS)
+    assert not tables_of(found, tmp_path, TOPICS)
     assert not list(tmp_path.glob("*.csv"))
 
 
@@ -291,7 +289,10 @@ def test_runs_without_a_table_are_named_and_broken_lines_counted(tmp_path: Path)
     made.record(tmp_path, "bit_search", seed=99)
     rows = made_faults.tokens()
     found = left(tmp_path, tables.ADVERSARIAL_TOKENS, [*rows, rows[0] | {"changed": "many"}, rows[1]])
-    assert "1 of 2 runs are shown; not shown: 1 without adversarial_tokens.csv" in plates(found)["adversarial_tokens"].caption
+    assert (
+        "1 of 2 runs are shown; not shown: 1 without adversarial_tokens.csv"
+        in plates_of(found, TOPICS)["adversarial_tokens"].caption
+    )
     faults = " ".join(found.cautions)
     assert "left out 1 of 37 lines, with a word where a number belongs" in faults
     assert "left out 1 of 37 lines, there twice" in faults

@@ -13,7 +13,7 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import section, texts
+from helpers import plates_of, section, tables_of, texts
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.text import Annotation, Text
@@ -46,15 +46,6 @@ NAMES = [
 TOPICS = (maps.TOPIC, super_weights.TOPIC, clusters.TOPIC)
 
 
-def plates(found: Section) -> dict[str, Plate]:
-    with mpl.rc_context(STYLE):
-        return {plate.name: plate for topic in TOPICS for plate in topic.plates(found)}
-
-
-def map_tables(found: Section, folder: Path) -> list[Table]:
-    return [table for topic in TOPICS for table in topic.tables(found, folder)]
-
-
 def left(results: Path, name: str, rows: made_maps.Rows, **settings: Any) -> None:
     """A run that left one table."""
     made.table(made.record(results, "criticality", **settings), name, rows)
@@ -70,13 +61,13 @@ def two_runs(tmp_path_factory: pytest.TempPathFactory) -> Section:
 
 @pytest.fixture(scope="module")
 def drawn(two_runs: Section) -> dict[str, Plate]:
-    return plates(two_runs)
+    return plates_of(two_runs, TOPICS)
 
 
 @pytest.fixture(scope="module")
 def written(two_runs: Section, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Table]]:
     folder = tmp_path_factory.mktemp("tables")
-    return folder, {table.title.removesuffix(", tiny-1m"): table for table in map_tables(two_runs, folder)}
+    return folder, {table.title.removesuffix(", tiny-1m"): table for table in tables_of(two_runs, folder, TOPICS)}
 
 
 def crosses(ax: Axes) -> list[tuple[float, float]]:
@@ -241,7 +232,7 @@ def test_the_score_map_has_a_panel_for_each_metric_but_the_random_one(drawn: dic
 def test_signed_scores_have_colours_of_two_directions(tmp_path: Path) -> None:
     rows = [row | {"mean": -abs(row["mean"]) if row["depth"] == 0 else abs(row["mean"])} for row in made_maps.scores(2)]
     left(tmp_path, tables.SCORES, rows)
-    panels = {ax.get_title(loc="left"): ax for ax in plates(section(tmp_path))["score_map"].figure.axes}
+    panels = {ax.get_title(loc="left"): ax for ax in plates_of(section(tmp_path), TOPICS)["score_map"].figure.axes}
     blocks = np.asarray(panels["Hessian saliency"].images[0].get_array())
     red, blue = blocks[1:-1, :, 0], blocks[1:-1, :, 2]
     assert (blue[:, 0] > red[:, 0]).all()
@@ -257,7 +248,7 @@ def test_scores_that_are_not_finite_are_crossed_and_zeros_say_so(tmp_path: Path)
         if (row["metric"], row["component"]) == ("grad_squared", "embed"):
             row["mean"] = 0
     left(tmp_path, tables.SCORES, rows)
-    panels = {ax.get_title(loc="left"): ax for ax in plates(section(tmp_path))["score_map"].figure.axes}
+    panels = {ax.get_title(loc="left"): ax for ax in plates_of(section(tmp_path), TOPICS)["score_map"].figure.axes}
     assert crosses(panels["squared gradient"]) == [(1, 4)]
     assert numbers(panels["squared gradient"]) == {(2 + heat.GAP, 0): "0"}
 
@@ -279,7 +270,7 @@ def test_ablations_are_numbers_colours_and_crosses(drawn: dict[str, Plate], two_
 
 def test_deep_subjects_have_few_ticks_and_no_numbers(tmp_path: Path) -> None:
     left(tmp_path, tables.ABLATION, made_maps.ablation(32))
-    ax = plates(section(tmp_path))["ablation_map"].figure.axes[0]
+    ax = plates_of(section(tmp_path), TOPICS)["ablation_map"].figure.axes[0]
     assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "5", "10", "15", "20", "25", "outside"]
     assert not numbers(ax)
 
@@ -287,7 +278,7 @@ def test_deep_subjects_have_few_ticks_and_no_numbers(tmp_path: Path) -> None:
 def test_only_so_many_ways_of_ablation_are_drawn(tmp_path: Path) -> None:
     methods = ["zero", "sign_flip", "bit_flip", "add_gauss"]
     left(tmp_path, tables.ABLATION, [row for method in methods for row in made_maps.ablation(2, method=method, draws=3)])
-    plate = plates(section(tmp_path))["ablation_map"]
+    plate = plates_of(section(tmp_path), TOPICS)["ablation_map"]
     assert sum(bool(ax.get_title(loc="left")) for ax in plate.figure.axes) == map_figures.WAYS
     assert plate.caption.endswith("Not drawn: additive noise, level 1 [× that of the tensor]. 1 of 1 runs are shown.")
     assert "(n = 3)" in plate.caption
@@ -315,7 +306,7 @@ def test_clusters_have_names_that_cover_nothing(tmp_path: Path) -> None:
     rows[-2] |= {"x": 6, "y": 0}  # at the right edge
     made.table(folder, tables.CLUSTERS, rows)
     made.table(folder, tables.CLUSTER_EFFECTS, made_maps.cluster_effects())
-    figure = plates(section(tmp_path))["clusters"].figure
+    figure = plates_of(section(tmp_path), TOPICS)["clusters"].figure
     (ax,) = [ax for ax in figure.axes if ax.get_ylabel()]
     figure.draw_without_rendering()
     boxes = [Text.get_window_extent(item) for item in named(ax).values()]
@@ -362,7 +353,7 @@ def test_logarithmic_axes_of_any_range_have_a_few_ticks(low: float, high: float)
 
 def test_runs_without_super_weights_show_their_activations(tmp_path: Path) -> None:
     left(tmp_path, tables.SPIKES, made_maps.spikes(found=0))
-    plate = plates(section(tmp_path))["super_weights"]
+    plate = plates_of(section(tmp_path), TOPICS)["super_weights"]
     assert "0 of 1 runs found such a weight." in plate.caption
     assert not plate.figure.axes[1].texts
 
@@ -370,10 +361,10 @@ def test_runs_without_super_weights_show_their_activations(tmp_path: Path) -> No
 def test_each_group_of_runs_has_its_figure_and_pages_end(tmp_path: Path) -> None:
     for i in range(MOST_PAGES + 1):
         left(tmp_path, tables.SCORES, [row for row in made_maps.scores(1) if row["metric"] == "magnitude"], lr=10.0 ** (i - 8))
-    found = {name: plate for name, plate in plates(section(tmp_path)).items() if name.startswith("score_map")}
+    found = {name: plate for name, plate in plates_of(section(tmp_path), TOPICS).items() if name.startswith("score_map")}
     assert list(found) == ["score_map", *(f"score_map_{i}" for i in range(2, MOST_PAGES + 1))]
     assert [plate.figure.get_suptitle() for plate in found.values()] == [f"tiny-1m, lr 1e-0{8 - i}" for i in range(MOST_PAGES)]
-    curves = plates(section(tmp_path))["score_distributions_2"].figure  # a legend is above it
+    curves = plates_of(section(tmp_path), TOPICS)["score_distributions_2"].figure  # a legend is above it
     assert (curves.get_suptitle(), curves.legends[0].get_title().get_text()) == ("", "tiny-1m, lr 1e-07")
     assert "4 of 5 runs are shown; not shown: 1 in panels that had no room" in found["score_map"].caption
 
@@ -381,8 +372,8 @@ def test_each_group_of_runs_has_its_figure_and_pages_end(tmp_path: Path) -> None
 def test_without_tables_there_is_nothing(tmp_path: Path) -> None:
     made.record(tmp_path, "criticality")
     found = section(tmp_path)
-    assert not plates(found)
-    assert not map_tables(found, tmp_path)
+    assert not plates_of(found, TOPICS)
+    assert not tables_of(found, tmp_path, TOPICS)
     assert not list(tmp_path.glob("*.csv"))
 
 
@@ -437,7 +428,7 @@ def test_published_weights_that_no_run_found_are_in_the_table_alone(two_runs: Se
     weights = two_runs.tables[tables.SUPER_WEIGHTS]
     weights = weights.assign(order=weights["order"].where(weights["row"] == 2533))
     found = replace(two_runs, tables=two_runs.tables | {tables.SUPER_WEIGHTS: weights})
-    (table,) = [table for table in map_tables(found, tmp_path) if table.title.startswith("Super")]
+    (table,) = [table for table in tables_of(found, tmp_path, TOPICS) if table.title.startswith("Super")]
     assert [row[3] for row in table.rows] == ["2 of 2 runs", "0 of 2 runs"]
     with mpl.rc_context(STYLE):
         (plate,) = super_weight_plates(found)

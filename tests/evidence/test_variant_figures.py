@@ -9,11 +9,10 @@ from typing import Any
 
 import made
 import made_variants
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
-from helpers import section, texts
+from helpers import plates_of, section, tables_of, texts
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
@@ -23,7 +22,6 @@ from scipy import stats
 
 from lit_degrade.evidence.claims.claims import shipped_designs
 from lit_degrade.evidence.claims.sections import Section
-from lit_degrade.evidence.drawing.looks import STYLE
 from lit_degrade.evidence.drawing.panels import Plate
 from lit_degrade.evidence.drawing.tables import Table
 from lit_degrade.evidence.pages.chapters import Chapter, Report
@@ -46,17 +44,8 @@ MARKUP = st.text(st.sampled_from("ab _*`|<>&\\[](){}~!#\"'$:;,.\n\r\t-é\u2028")
 TOPICS = (pruning.TOPIC, benchmarks.TOPIC, variants.TOPIC)
 
 
-def plates(found: Section) -> dict[str, Plate]:
-    with mpl.rc_context(STYLE):
-        return {plate.name: plate for topic in TOPICS for plate in topic.plates(found)}
-
-
-def variant_tables(found: Section, folder: Path) -> list[Table]:
-    return [table for topic in TOPICS for table in topic.tables(found, folder)]
-
-
 def written(found: Section, folder: Path) -> dict[str, Table]:
-    return {table.title: table for table in variant_tables(found, folder)}
+    return {table.title: table for table in tables_of(found, folder, TOPICS)}
 
 
 @pytest.fixture(scope="module")
@@ -76,12 +65,12 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Section:
 
 @pytest.fixture(scope="module")
 def pruned_plates(pruned: Section) -> dict[str, Plate]:
-    return plates(pruned)
+    return plates_of(pruned, TOPICS)
 
 
 @pytest.fixture(scope="module")
 def compared_plates(compared: Section) -> dict[str, Plate]:
-    return plates(compared)
+    return plates_of(compared, TOPICS)
 
 
 def titled(figure: Figure) -> dict[str, Axes]:
@@ -131,7 +120,7 @@ def test_what_is_not_finite_is_crossed_and_in_no_mean(tmp_path: Path, lost: floa
     made_variants.pruned(tmp_path, "wanda", 0.5, 45, lost=lost, state=state)
     made_variants.pruned(tmp_path, "wanda", 0.5, 46, lost=9.0, state="failed")
     found = section(tmp_path)
-    plate = plates(found)["pruning"]
+    plate = plates_of(found, TOPICS)["pruning"]
     assert crosses(plate.figure) == ["\N{MULTIPLICATION X}1/3"]
     assert means_in(plate.figure.axes[0]) == {0.5}
     assert "Crosses at the top, with their share: diverged, or not finite (1)." in plate.caption
@@ -146,7 +135,7 @@ def test_ways_are_told_apart_by_pattern_and_scope(tmp_path: Path) -> None:
         made_variants.pruned(tmp_path, "sparsegpt", 0.5, prune={"pattern": pattern})
     found = section(tmp_path)
     assert [way_of(group) for group in found.groups] == ["SparseGPT", "SparseGPT, 2:4"]
-    assert list(titled(plates(found)["pruning_map"].figure)) == ["SparseGPT", "SparseGPT, 2:4"]
+    assert list(titled(plates_of(found, TOPICS)["pruning_map"].figure)) == ["SparseGPT", "SparseGPT, 2:4"]
 
 
 def test_maps_hold_the_errors_of_one_sparsity(pruned: Section, pruned_plates: dict[str, Plate]) -> None:
@@ -172,7 +161,7 @@ def test_errors_that_are_not_finite_are_crossed(tmp_path: Path) -> None:
     rows = made_variants.pruning("wanda", 0.5)
     rows[1]["reconstruction_error"] = "inf"
     made.table(folder, tables.PRUNING, rows)
-    (ax,) = titled(plates(section(tmp_path))["pruning_map"].figure).values()
+    (ax,) = titled(plates_of(section(tmp_path), TOPICS)["pruning_map"].figure).values()
     (cross,) = [line for line in ax.lines if line.get_marker() == "x" and line.get_color() == "black"]
     assert np.asarray(cross.get_xydata()).tolist() == [[0, 0]]
 
@@ -284,7 +273,7 @@ def test_benchmarks_stand_against_the_dose_where_it_varies(tmp_path: Path) -> No
     start = [row | {"variant": "intact", "level": "", "target": ""} for row in rows[:4]]
     rows[-1]["value"] = "inf"
     made.table(made.record(tmp_path, "benchmarks"), tables.BENCHMARKS, [*start, *rows])
-    found = plates(section(tmp_path))
+    found = plates_of(section(tmp_path), TOPICS)
     assert list(found) == ["benchmarks_gauss_attn"]  # the intact subject is a line in it
     plate = found["benchmarks_gauss_attn"]
     ax = plate.figure.axes[0]
@@ -342,7 +331,7 @@ def test_answers_survive_files_and_pages(answer: str, tmp_path_factory: pytest.T
     runs = read_runs([results])
     (found,) = make_sections(runs, [])
     assert not found.cautions
-    told = variant_tables(found, results)
+    told = tables_of(found, results, TOPICS)
     with (results / "comparison_summary_answers.csv").open(newline="", encoding="utf-8") as file:
         kept = {row["variant"]: row["answer"] for row in csv.DictReader(file)}
     assert kept.get("as given", "") == answer
@@ -393,8 +382,8 @@ def test_figures_have_units_and_plain_words(pruned_plates: dict[str, Plate], com
 def test_runs_without_tables_have_nothing(tmp_path: Path) -> None:
     made.record(tmp_path, "comparison")
     found = section(tmp_path)
-    assert not plates(found)
-    assert not variant_tables(found, tmp_path)
+    assert not plates_of(found, TOPICS)
+    assert not tables_of(found, tmp_path, TOPICS)
     assert not list(tmp_path.glob("*.csv"))
 
 

@@ -246,6 +246,7 @@ def test_a_prompt_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str
     summary = summary_of(folder)
     assert summary["prompt"] == "The with statement"
     assert summary["answers"] == 4
+    assert all(key.isidentifier() for key in summary)
     assert "mult_gauss_blocks 3" in capsys.readouterr().out
 
 

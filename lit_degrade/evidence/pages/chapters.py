@@ -6,12 +6,12 @@ from typing import get_args
 
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.claims.verdicts import Answer, Verdict
-from lit_degrade.evidence.drawing.tables import Table
+from lit_degrade.evidence.drawing.tables import Row, Table
 from lit_degrade.evidence.pages.figures import Drawing
 from lit_degrade.evidence.reading.estimates import bracketed
 from lit_degrade.evidence.reading.groups import OutlierFilter
 from lit_degrade.evidence.reading.runs import Runs
-from lit_degrade.evidence.topics.outcomes.summaries import Row, counted
+from lit_degrade.evidence.topics.outcomes.summaries import counted
 
 ANSWERS = get_args(Answer)
 

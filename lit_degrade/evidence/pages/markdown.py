@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from lit_degrade.evidence.claims.verdicts import Verdict
-from lit_degrade.evidence.drawing.tables import Table
+from lit_degrade.evidence.drawing.tables import Row, Table
 from lit_degrade.evidence.pages.chapters import Chapter, Report, estimate_words, relative, totals_of
 from lit_degrade.evidence.reading.estimates import number
 from lit_degrade.evidence.reading.runs import DEFECTS
-from lit_degrade.evidence.topics.outcomes.summaries import Row, counted, filtered_runs
+from lit_degrade.evidence.topics.outcomes.summaries import counted, filtered_runs
 
 _SIGNS = re.compile(r"[\\`*~|]|\](?=[(\[:])|(?<![A-Za-z0-9])_+|_+(?![A-Za-z0-9])")
 """What Markdown would not show: underscores within words and brackets that link to nothing are shown."""

@@ -11,7 +11,7 @@ from lit_degrade.evidence.drawing.tables import Table, save_rows
 from lit_degrade.evidence.reading.estimates import bracketed, number
 from lit_degrade.evidence.reading.groups import Group, full_label
 from lit_degrade.evidence.reading.variants import level_words
-from lit_degrade.evidence.reading.words import method_of, words
+from lit_degrade.evidence.reading.words import method_of, rank_in, words
 from lit_degrade.evidence.topics.exchange_rates.rows import Rate, rate_rows, rates_of
 from lit_degrade.perturbations.catalog import METHODS
 from lit_degrade.records.tables import EXCHANGE_RATES
@@ -54,8 +54,7 @@ def _rate_table(rates: Sequence[Rate], cost: float, group: Group, i: int, file: 
 
 def methods_of(rates: Sequence[Rate]) -> list[str]:
     """Methods of some rates, in the order of the suite."""
-    order, methods = list(METHODS), dict.fromkeys(rate.method for rate in rates)
-    return sorted(methods, key=lambda name: order.index(name) if name in order else len(order))
+    return sorted(dict.fromkeys(rate.method for rate in rates), key=lambda name: rank_in(name, METHODS))
 
 
 def rate_words(rate: Rate | None) -> str:

@@ -13,6 +13,7 @@ import pandas as pd
 
 from lit_degrade.evidence.claims.sections import Section
 from lit_degrade.evidence.claims.verdicts import Verdict
+from lit_degrade.evidence.drawing.tables import Row
 from lit_degrade.evidence.numbers import statistics as st
 from lit_degrade.evidence.numbers.scaling import fit_scaling, size_slope
 from lit_degrade.evidence.reading.groups import COUNTS, Group, OutlierFilter
@@ -21,7 +22,6 @@ PUBLISHED_NAMES = {"subject": "model_name", "stimulus": "treatment", "optimizer"
 """What the original summaries call the factor of each priority."""
 _PERPLEXITIES = {"baseline_perplexity": "perplexity_pre", "post_attack_perplexity": "perplexity_post"}
 _RANKS = {"mean_baseline_rank": "effective_rank_pre", "mean_post_attack_rank": "effective_rank_post"}
-Row = dict[str, Any]
 
 
 def summary_rows(section: Section) -> list[Row]:
