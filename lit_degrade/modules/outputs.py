@@ -18,8 +18,6 @@ from lit_degrade.subjects.loading import Subject
 from lit_degrade.tasks.answers import parsed, score
 from lit_degrade.tasks.catalog import Prompt
 
-LABELS = ("variant", "level", "level_index", "repetition", "task", "prompt_id", "prompt_group")
-"""Columns of generations.csv that say which generation it is."""
 CLOCK = ("timestamp", "duration", "vram_usage_percent")
 """Fields of the published schema that differ between two runs of the same config; all others are the same."""
 
