@@ -1,16 +1,47 @@
 """Second moments of what enters and leaves each matrix: exact nulls, and random directions that are flat to begin with."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from lit_degrade.curvature.products import Losses, unflatten
+from lit_degrade.curvature.products import Losses, Tensors, unflatten
 
 FLOOR = 1e-2
 """Eigenvalues below this share of the mean count as this share, so that no single direction takes all the energy."""
+
+
+Flows = dict[str, tuple[Tensor, Tensor]]
+"""Matrix -> its inputs x (tokens, in), and the gradients δ (tokens, out) of the loss by its outputs; its own gradient is Σ δ x'."""
+
+
+def flows(model: Any, names: Iterable[str], loss: Callable[[], Tensor]) -> Flows:
+    """What enters and leaves every matrix; the gradient of no weight is formed.
+
+    Args:
+        model: whose layers hold the matrices.
+        names: of weights, each used once by the loss.
+        loss: computed from the model's current weights.
+    """
+    inputs: Tensors = {}
+    outputs: Tensors = {}
+
+    def watch(name: str) -> Callable[[Any, tuple[Tensor, ...], Tensor], None]:
+        def hook(_: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
+            inputs[name], outputs[name] = args[0].detach().flatten(0, -2), output
+
+        return hook
+
+    hooks = [model.get_submodule(name.removesuffix(".weight")).register_forward_hook(watch(name)) for name in names]
+    try:
+        value = loss()
+    finally:  # before the way back: layers may be computed again there
+        for hook in hooks:
+            hook.remove()
+    gradients = torch.autograd.grad(value, list(outputs.values()))
+    return {name: (inputs[name], d.flatten(0, -2)) for name, d in zip(outputs, gradients, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -23,51 +54,51 @@ class KroneckerFactors:
     """Σ (x - mean)(x - mean)', (in, in)"""
     gradients: Tensor
     """Σ δ δ' of the loss gradient by the matrix's outputs, (out, out)"""
+    tokens: int
 
 
 def kronecker_factors(model: Any, parameters: Mapping[str, Tensor], losses: Losses) -> dict[str, KroneckerFactors]:
     """Factors of every weight matrix in `parameters`, from one forward and one backward pass of each part of the loss."""
-    inputs = {name: _Moments() for name in parameters}
-    gradients: dict[str, Tensor] = {}
-
-    def watch(name: str) -> Any:
-        def keep_gradient(gradient: Tensor) -> None:
-            d = gradient.detach().flatten(0, -2).double()
-            gradients[name] = gradients.get(name, 0) + d.T @ d
-
-        def hook(_: Any, args: tuple[Tensor, ...], output: Tensor) -> None:
-            inputs[name].add(args[0].detach().flatten(0, -2).double())
-            output.register_hook(keep_gradient)
-
-        return hook
-
-    hooks = [model.get_submodule(name.removesuffix(".weight")).register_forward_hook(watch(name)) for name in parameters]
-    try:
-        for loss in losses:
-            torch.autograd.grad(loss(), list(parameters.values()))
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return {name: KroneckerFactors(inputs[name].second, inputs[name].centred, gradients[name]) for name in parameters}
+    inputs = {name: Moments() for name in parameters}
+    gradients = {name: Moments() for name in parameters}
+    for loss in losses:
+        for name, (x, d) in flows(model, parameters, loss).items():
+            inputs[name].add(x)
+            gradients[name].add(d)
+    return {
+        name: KroneckerFactors(into.second[0], into.centred()[0], out.second[0], into.count)
+        for name, into, out in ((name, inputs[name], gradients[name]) for name in parameters)
+    }
 
 
-class _Moments:
-    """Second moments of rows that come in batches (n, d), about 0 and about the mean (Chan et al. 1983)."""
+class Moments:
+    """Second moments Σ x x' of rows x (n, d) that come in batches, in float64, in blocks along the diagonal.
 
-    def __init__(self) -> None:
+    Exact nulls lie at 1e-15 of the largest eigenvalue and can be told from what is merely flat in float64 only.
+    """
+
+    def __init__(self, size: int | None = None) -> None:
+        """Keep blocks of `size` rows and columns; all of the matrix by default."""
+        self.size = size
         self.count = 0
 
     def add(self, x: Tensor) -> None:
-        mean = x.mean(0)
-        second, centred = x.T @ x, (x - mean).T @ (x - mean)
-        if self.count == 0:
-            self.count, self.mean, self.second, self.centred = len(x), mean, second, centred
-            return
-        total, apart = self.count + len(x), mean - self.mean
-        self.second += second
-        self.centred += centred + self.count * len(x) / total * torch.outer(apart, apart)
-        self.mean += len(x) / total * apart
-        self.count = total
+        """Add rows (n, d)."""
+        blocks = x.detach().double().unflatten(1, (-1, self.size or x.shape[1])).transpose(0, 1)
+        if self.size == 1:
+            second, total = blocks.square().sum(1, keepdim=True), blocks.sum(1)
+        else:
+            second, total = blocks.mT @ blocks, blocks.sum(1)
+        if self.count:
+            self.second += second
+            self.total += total
+        else:
+            self.second, self.total = second, total
+        self.count += len(x)
+
+    def centred(self) -> Tensor:
+        """Σ (x - mean)(x - mean)', (blocks, size, size)."""
+        return self.second - self.total[:, :, None] * self.total[:, None, :] / self.count
 
 
 def flat_random(

@@ -1,7 +1,7 @@
 """Directions of low curvature of the training loss, certified, and the signal subspace beside them."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from lit_degrade.errors import UserError
 from lit_degrade.subjects.anatomy import Anatomy, Site
 
 EXACT_NULL_TOLERANCE = 1e-12
-"""Eigenvalues of an input Gram matrix below this share of the largest are float32 rounding, not data."""
+"""Eigenvalues of a Gram matrix below this share of the largest are float32 rounding, not data."""
 
 
 @dataclass(frozen=True)
@@ -132,69 +132,73 @@ def _energy(basis: Tensor, vector: Tensor) -> float:
 
 @dataclass(frozen=True)
 class ExactNull:
-    """Directions u ⊗ n of one matrix along which the batch's loss is constant, whatever u is."""
+    """Directions of one matrix along which the batch's loss is constant: u ⊗ n for any u, or w ⊗ v for any v."""
 
     start: int
     """offset of the matrix in the flat vector"""
     site: Site
     shape: torch.Size
-    transposed: bool
+    vectors: Tensor
+    """n (in, r) or w (out, r), orthonormal"""
+    side: Literal["inputs", "outputs"]
+    dims: int
+    """dimensions that are excluded and that no null of the same matrix before this one has excluded"""
+    transposed: bool = False
     """whether the matrix is stored (in, out)"""
-    first_row: int
+    first_row: int = 0
     """first row within each head that the null applies to"""
-    head_dim: int
+    head_dim: int = 1
     """rows of one head"""
-    inputs: Tensor
-    """(in, r) orthonormal"""
-
-    @property
-    def dims(self) -> int:
-        """Number of excluded dimensions."""
-        return self._rows(torch.empty(self.shape, device="meta")).numel() // self.inputs.shape[0] * self.inputs.shape[1]
 
     def remove_(self, vector: Tensor) -> None:
         """Project a flat vector (n,) onto the complement of these directions, in place."""
-        matrix = vector[self.start : self.start + self.shape.numel()].view(self.shape)
-        rows = self._rows(matrix)
-        n = self.inputs.to(vector)
-        rows -= (rows @ n) @ n.T
-
-    def _rows(self, matrix: Tensor) -> Tensor:
-        """(..., rows, in) view of the affected rows."""
-        view = self.site.view(matrix)
+        matrix = self.site.view(vector[self.start : self.start + self.shape.numel()].view(self.shape))
+        null = self.vectors.to(vector)
         if self.transposed:
-            view = view.movedim(0, -1)
-        if self.first_row == 0:
-            return view
-        heads = view.unflatten(0, (-1, self.head_dim)) if view.dim() == 2 else view
-        return heads[..., self.first_row :, :]
+            matrix = matrix.movedim(0, -1)
+        if self.side == "outputs":
+            matrix -= null @ (null.T @ matrix)
+            return
+        if self.first_row > 0:
+            heads = matrix.unflatten(0, (-1, self.head_dim)) if matrix.dim() == 2 else matrix
+            matrix = heads[..., self.first_row :, :]
+        matrix -= (matrix @ null) @ null.T
 
 
 def exact_nulls(anatomy: Anatomy, parameters: Mapping[str, Tensor], factors: Mapping[str, KroneckerFactors]) -> list[ExactNull]:
     """Lines along which the loss of the batch that `factors` were taken from is constant: flat, but no gradient reaches them.
 
-    Two kinds, found from the matrices' inputs x: directions n with n·x = 0 for every token (any row), and, for key rows that
-    no rotation moves, n·x the same for every token, since a vector added to all keys cancels in the softmax. The first kind
-    exists where a batch has fewer (distinct) tokens than a matrix has inputs; the second behind every LayerNorm, whose outputs
-    lie in a hyperplane. Along both the gradient and the Rayleigh quotient are zero; Hv is too where no other parameter of the
-    set changes the inputs.
+    Three kinds, found from what enters and leaves the matrices. Directions n with n·x = 0 for every token (any row). For key
+    rows that no rotation moves, n·x the same for every token, since a vector added to all keys cancels in the softmax. And
+    output directions w with w·δ = 0 for every token (any column). The first kind exists where a batch has fewer (distinct)
+    tokens than a matrix has inputs; the second behind every LayerNorm, whose outputs lie in a hyperplane; the third before
+    it, whatever the text: a LayerNorm subtracts the mean of the residual stream, so that nothing sees w = (1, ..., 1) of what
+    is written there. Of a matrix with more outputs than half the tokens the third is not looked for: w would be what
+    too few tokens leave over. Along all of them the gradient and the Rayleigh quotient are zero; Hv is too where no other
+    parameter of the set changes the inputs.
     """
     nulls = []
     start = 0
     for name, p in parameters.items():
-        factor = factors[name]
+        factor, transposed = factors[name], anatomy.family == "gpt2"
+        d_out, d_in = len(factor.gradients), len(factor.inputs)
+        whole = next(site for site in anatomy.sites if site.parameter == name and site.kind == "weight")
         absent = _gram_null(factor.inputs)
+        if n_absent := absent.shape[1]:
+            dims = d_out * n_absent
+            nulls.append(ExactNull(start, replace(whole, part=None), p.shape, absent, "inputs", dims, transposed))
+        unseen = _gram_null(factor.gradients) if factor.tokens >= 2 * d_out else absent[:, :0]
+        if unseen.shape[1]:
+            dims = unseen.shape[1] * (d_in - n_absent)
+            nulls.append(ExactNull(start, replace(whole, part=None), p.shape, unseen, "outputs", dims, transposed))
         # lifted by what is absent, so that no direction is counted twice
         shift = _gram_null(factor.centred + factor.inputs.diagonal().sum() * absent @ absent.T)
-        for site in (s for s in anatomy.sites if s.parameter == name and s.kind == "weight"):
-            spaces = [(absent, 0)]
-            if site.component == "attn_k" and anatomy.rotary_dims < anatomy.head_dim:
-                spaces.append((shift, anatomy.rotary_dims))
-            nulls += [
-                ExactNull(start, site, p.shape, anatomy.family == "gpt2", first_row, anatomy.head_dim, null)
-                for null, first_row in spaces
-                if null.shape[1]
-            ]
+        for site in (s for s in anatomy.sites if s.parameter == name and s.component == "attn_k" and s.kind == "weight"):
+            if shift.shape[1] and anatomy.rotary_dims < anatomy.head_dim:
+                rows = site.view(torch.empty(p.shape, device="meta")).numel() // d_in
+                dims = rows // anatomy.head_dim * (anatomy.head_dim - anatomy.rotary_dims) * shift.shape[1]
+                keys = (transposed, anatomy.rotary_dims, anatomy.head_dim)
+                nulls.append(ExactNull(start, site, p.shape, shift, "inputs", dims, *keys))
         start += p.numel()
     return nulls
 

@@ -1,6 +1,6 @@
 """Hessian-vector products of a loss, exact or by central difference."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Literal
 
@@ -11,6 +11,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 HvpMethod = Literal["exact", "central_difference"]
 STEP = 0.1
 """Length of the central difference along a unit vector: the best of the steps measured on trained float32 models."""
+Tensors = dict[str, Tensor]
+"""A direction in weight space: a tensor for each parameter, by its name."""
 
 
 def twice_differentiable() -> AbstractContextManager[Any]:
@@ -23,10 +25,20 @@ def flatten(tensors: Mapping[str, Tensor]) -> Tensor:
     return torch.cat([tensor.detach().reshape(-1).float() for tensor in tensors.values()])
 
 
-def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def unflatten(vector: Tensor, like: Mapping[str, Tensor]) -> Tensors:
     """Views of a vector (n,) in the shapes of `like`."""
     pieces = vector.split([tensor.numel() for tensor in like.values()])
     return {name: piece.view(tensor.shape) for piece, (name, tensor) in zip(pieces, like.items(), strict=True)}
+
+
+def dot(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
+    """Inner product of two directions, tensor by tensor."""
+    return sum(float(torch.dot(x.reshape(-1), b[name].reshape(-1))) for name, x in a.items())
+
+
+def length(a: Mapping[str, Tensor]) -> float:
+    """L2 norm of a direction."""
+    return float(torch.nn.utils.get_total_norm(list(a.values())))
 
 
 Losses = Sequence[Callable[[], Tensor]]
@@ -60,48 +72,59 @@ class HessianProducts:
 
     def gradient(self) -> Tensor:
         """Gradient of the loss, (n,)."""
+        return flatten(self.gradients())
+
+    def gradients(self) -> Tensors:
+        """Gradient of the loss by every parameter."""
         if self._graph:
-            return self._flat(self._graph)
-        return self._sum(self._flat(torch.autograd.grad(loss(), list(self.parameters.values()))) for loss in self.losses)
+            return self._named(self._graph)
+        return self._sum(torch.autograd.grad(loss(), list(self.parameters.values())) for loss in self.losses)
 
     def __call__(self, vector: Tensor) -> Tensor:
         """H v for v of shape (n,); returns (n,)."""
+        return flatten(self.along(unflatten(vector, self.parameters)))
+
+    def along(self, direction: Mapping[str, Tensor]) -> Tensors:
+        """H v for a direction v, whose tensors are in the order of the parameters."""
         self.n_products += 1
         if self.method == "central_difference":
-            return self._central_difference(vector)
-        direction = list(unflatten(vector, self.parameters).values())
+            scale = length(direction)
+            unit = {name: d / scale for name, d in direction.items()}
+            return {name: d * scale for name, d in central_difference(self.gradients, self.parameters, unit).items()}
+        v = [direction[name] for name in self.parameters]
         if self._graph:
-            return self._flat(self._product(self._graph, direction, keep=True))
-        return self._sum(self._flat(self._product(self._gradient_graph(loss), direction, keep=False)) for loss in self.losses)
+            return self._named(self._product(self._graph, v, keep=True))
+        return self._sum(self._product(self._gradient_graph(loss), v, keep=False) for loss in self.losses)
 
     def _gradient_graph(self, loss: Callable[[], Tensor]) -> tuple[Tensor, ...]:
         with twice_differentiable():
             return torch.autograd.grad(loss(), list(self.parameters.values()), create_graph=True)
 
-    def _product(self, graph: tuple[Tensor, ...], direction: list[Tensor], keep: bool) -> tuple[Tensor, ...]:
+    def _product(self, graph: tuple[Tensor, ...], v: list[Tensor], keep: bool) -> tuple[Tensor, ...]:
         with twice_differentiable():
-            return torch.autograd.grad(graph, list(self.parameters.values()), direction, retain_graph=keep)
+            return torch.autograd.grad(graph, list(self.parameters.values()), v, retain_graph=keep)
 
-    def _flat(self, tensors: Iterable[Tensor]) -> Tensor:
-        return flatten(dict(zip(self.parameters, tensors, strict=True)))
+    def _named(self, tensors: Iterable[Tensor]) -> Tensors:
+        return {name: tensor.detach() for name, tensor in zip(self.parameters, tensors, strict=True)}
 
-    @staticmethod
-    def _sum(parts: Iterator[Tensor]) -> Tensor:
-        total = next(parts)
+    def _sum(self, parts: Iterable[tuple[Tensor, ...]]) -> Tensors:
+        total: list[Tensor] = []
         for part in parts:
-            total += part
-        return total
-
-    def _central_difference(self, vector: Tensor) -> Tensor:
-        length = vector.norm()
-        direction = unflatten(vector / length, self.parameters)
-        return central_difference(self.gradient, self.parameters, direction) * length
+            if total:
+                torch._foreach_add_(total, part)
+            else:
+                total = [tensor.detach() for tensor in part]
+        return self._named(total)
 
 
-def central_difference(
-    function: Callable[[], Tensor], parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]
-) -> Tensor:
-    """(f(w + h d) - f(w - h d)) / 2h for a unit direction d, h = STEP; the weights are put back bit for bit, also on error."""
+def central_difference(function: Callable[[], Any], parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> Any:
+    """(f(w + h d) - f(w - h d)) / 2h for a unit direction d, h = STEP; the weights are put back bit for bit, also on error.
+
+    Args:
+        function: of the parameters' current values; gives a tensor, or tensors by name.
+        parameters: what is moved.
+        direction: by their names.
+    """
     kept = {name: p.detach().clone() for name, p in parameters.items()}
     values = []
     try:
@@ -114,4 +137,7 @@ def central_difference(
         with torch.no_grad():
             for name, p in parameters.items():
                 p.copy_(kept[name])
-    return (values[0] - values[1]) / (2 * STEP)
+    above, below = values
+    if isinstance(above, dict):
+        return {name: (value - below[name]) / (2 * STEP) for name, value in above.items()}
+    return (above - below) / (2 * STEP)

@@ -15,6 +15,7 @@ from lit_degrade.modules.criticality import CriticalityModule
 from lit_degrade.modules.evaluate import EvaluateModule
 from lit_degrade.modules.exchange import ExchangeRateModule
 from lit_degrade.modules.finetune import FinetuneModule
+from lit_degrade.modules.flatness import FlatnessModule
 from lit_degrade.modules.generate import GenerateModule
 from lit_degrade.modules.layer_ablation import LayerAblationModule
 from lit_degrade.modules.pretrain import PretrainModule
@@ -24,6 +25,6 @@ from lit_degrade.modules.super_weights import SuperWeightModule
 
 __all__ = [
     "AdversarialModule", "AttackModule", "BenchmarkModule", "BitSearchModule", "BitSensitivityModule", "CatalystModule",
-    "ComparisonModule", "CriticalityModule", "EvaluateModule", "ExchangeRateModule", "FinetuneModule", "GenerateModule",
-    "LayerAblationModule", "PretrainModule", "PromptModule", "PruneModule", "SubjectModule", "SuperWeightModule",
+    "ComparisonModule", "CriticalityModule", "EvaluateModule", "ExchangeRateModule", "FinetuneModule", "FlatnessModule",
+    "GenerateModule", "LayerAblationModule", "PretrainModule", "PromptModule", "PruneModule", "SubjectModule", "SuperWeightModule",
 ]  # fmt: skip

@@ -12,7 +12,7 @@ from lit_degrade.curvature.kronecker import kronecker_factors
 from lit_degrade.curvature.null_space import NullSpace, NullSpaceSettings, exact_nulls, find_null_space
 from lit_degrade.curvature.products import HessianProducts, HvpMethod, Losses, flatten
 from lit_degrade.measures.perplexity import token_nll
-from lit_degrade.modules.base import SubjectModule
+from lit_degrade.modules.flat import FlatModule
 from lit_degrade.records import tables
 from lit_degrade.records.cache import Parts
 from lit_degrade.seeds import generator
@@ -48,7 +48,7 @@ class StimulusSettings:
         at_least("model.stimuli.evaluations", self.evaluations, 1)
 
 
-class StimulusModule(SubjectModule):
+class StimulusModule(FlatModule):
     """A run that needs a subject's null space and the stimuli synthesised from it."""
 
     null_space: NullSpace

@@ -123,6 +123,7 @@ _COMPONENT = word("component", "kind of matrix, as `list targets` names them")
 _DEPTH = maybe("depth", "layer, from 0 at the input; empty outside of the layers")
 _METHOD = word("method", "of `list perturbations`")
 _LEVEL = number("level", "dose asked for", "that of the method")
+_PART = word("part", "of `list parts`")
 _DRAW = number("draw", "number of the random draw, from 0")
 _WEIGHTS = "weights that are perturbed"
 _NORM_OF_CHANGE = "L2 norm of the change of the weights"
@@ -186,6 +187,32 @@ DIRECTIONS = Schema(
         maybe("share_of_random_below", "share of the random directions with a smaller ‖Hv‖", "share"),
     ),
     key=("direction",),
+)
+CERTIFICATES = Schema(
+    "certificates.csv",
+    "the curvature of the loss on a text, with the Hessian H, along a random unit vector v of a part of weight space",
+    (
+        _PART,
+        word("text", "calibration: what the flat subspace was taken from; held_out; random_tokens"),
+        _DRAW,
+        maybe("hv_norm", "‖Hv‖"),
+        maybe("rayleigh", "vᵀHv"),
+        maybe("hv_norm_over_lambda_max", "‖Hv‖ / |λ_max| of the calibration text", needed=False),
+        maybe("rayleigh_over_lambda_max", "vᵀHv / |λ_max| of the calibration text", needed=False),
+    ),
+    key=("part", "text", "draw"),
+)
+FLATNESS = Schema(
+    "flatness.csv",
+    "what a random change of the block matrices of a given size costs, drawn from a part of weight space",
+    (
+        _PART,
+        number("relative_norm", _RELATIVE_NORM),
+        number("norm_of_change", _NORM_OF_CHANGE),
+        _DRAW,
+        *_LIKELIHOOD,
+    ),
+    key=("part", "relative_norm", "draw"),
 )
 DOSES = Schema(
     "doses.csv",

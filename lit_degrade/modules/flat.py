@@ -1,0 +1,142 @@
+"""Runs that need a subject's flat subspace: found, certified, recorded, and shared between runs."""
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_degrade.curvature.certificates import TEXTS, FlatSettings, certify, count_products
+from lit_degrade.curvature.flat_subspace import (
+    FlatSubspace,
+    Shape,
+    find_basis,
+    flat_subspace,
+    from_tensors,
+    shapes,
+    to_tensors,
+    widest,
+)
+from lit_degrade.curvature.kronecker import flows
+from lit_degrade.curvature.products import HessianProducts, HvpMethod, Losses
+from lit_degrade.measures.perplexity import token_nll
+from lit_degrade.modules.base import SubjectModule
+from lit_degrade.records import tables
+from lit_degrade.records.cache import Parts
+from lit_degrade.seeds import generator
+from lit_degrade.stimuli.catalyst import allowed_tokens
+from lit_degrade.subjects.catalog import SubjectSpec
+
+FACTOR_TOKENS = 512
+"""Tokens whose activations are held at once while the eigenbasis is made."""
+
+
+def hvp_method(spec: SubjectSpec) -> HvpMethod:
+    """How products are formed: exactly, but at int8, whose kernels have no second derivative."""
+    return "central_difference" if spec.precision == "int8" else "exact"
+
+
+class FlatModule(SubjectModule):
+    """A run that may need the flat subspace of its subject. What builds on this sets `flat_settings`, and prepares it."""
+
+    flat_settings: FlatSettings
+    flat_parameters: dict[str, nn.Parameter]
+    flat: FlatSubspace | None = None
+
+    def prepare_flat(self) -> None:
+        """Find the matrices that the space is over, and the texts.
+
+        Raises: UserError for a target that is not made of matrices, or a text that is too short.
+        """
+        settings = self.flat_settings
+        self.flat_parameters = self.subject.parameters(settings.target)
+        self._shapes: dict[str, Shape] = shapes(self.subject.anatomy, self.flat_parameters)
+        blocks = -(-settings.tokens_per_input * widest(self._shapes) // self.text.block)
+        tokenizer, count = self.subject.tokenizer, settings.calibration_blocks
+        self._factor_ids = self.text.blocks("calibration", tokenizer, max(blocks, count)).ids
+        allowed = allowed_tokens(self.subject)
+        drawn = torch.randint(len(allowed), (count, self.text.block), generator=generator(self.seed, "certificates", "tokens"))
+        self._texts = {
+            "calibration": self._factor_ids[:count],
+            "held_out": self.text.blocks("attack", tokenizer, count).ids,
+            "random_tokens": allowed[drawn],
+        }
+        assert list(self._texts) == list(TEXTS)
+
+    def measure_flat(self) -> FlatSubspace:
+        """Find the flat subspace, certify it and record both."""
+        settings = self.flat_settings
+        with self.record.timed("flat_subspace"):
+            tensors, _ = self.shared("flat_subspace", self._basis_depends_on(), self._find_basis)
+            placed = {name: t.to(self.subject.device) for name, t in tensors.items()}
+            bases = from_tensors(placed, self._shapes)
+            self.flat = flat_subspace(bases, settings.fraction, self.seed)
+        with self.record.timed("certificates"):
+            depends_on = self._basis_depends_on() | {"seed": self.seed, "settings": asdict(replace(settings, microbatch=0))}
+            _, (rows, facts) = self.shared("certificates", depends_on, self._certify)
+        inside, outside, excluded = self.flat.dims
+        self.record.add(
+            flat_fraction=settings.fraction,
+            flat_dims=inside,
+            flat_complement_dims=outside,
+            flat_excluded_dims=excluded,
+            flat_affine_dims=sum(basis.affine for basis in bases.values()),
+            flat_tokens=self._factor_ids.numel(),
+            flat_basis_bytes=sum(t.numel() * t.element_size() for t in tensors.values()),
+            hvp=hvp_method(self.spec),
+            **facts,
+        )
+        self.record.save_table(tables.CERTIFICATES, rows)
+        return self.flat
+
+    def flat_losses(self, ids: Tensor, at_once: int, mean: bool) -> Losses:
+        """Negative log-likelihood of some text, in float32 whatever the subject's precision, in parts of `at_once` windows."""
+        total = ids[:, 1:].numel() if mean else 1
+
+        def part(tokens: Tensor) -> Tensor:
+            return token_nll(self.model(input_ids=tokens, use_cache=False).logits, tokens).sum() / total
+
+        return [partial(part, tokens) for tokens in ids.to(self.subject.device).split(at_once)]
+
+    def _find_basis(self) -> Parts:
+        losses = self.flat_losses(self._factor_ids, max(1, FACTOR_TOKENS // self.text.block), mean=False)
+        with self.progress("flat subspace", len(losses)) as progress:
+            bases = find_basis(self.model, self.flat_parameters, self._shapes, losses, progress.advance)
+        return to_tensors(bases), None
+
+    def _certify(self) -> Parts:
+        assert self.flat is not None
+        settings = self.flat_settings
+
+        def hessian(ids: Tensor) -> HessianProducts:
+            losses = self.flat_losses(ids, settings.microbatch or len(ids), mean=True)
+            return HessianProducts(losses, self.flat_parameters, hvp_method(self.spec))
+
+        hessians: dict[str, Callable[[], HessianProducts]] = {text: partial(hessian, ids) for text, ids in self._texts.items()}
+        with self.progress("certificates", count_products(settings)) as progress:
+            rows, facts = certify(hessians, self.flat, settings, self.seed, progress.advance)
+        shares = {text: fmean(map(self._share, ids)) for text, ids in self._texts.items()}
+        facts |= {f"flat_share_{text}": share for text, share in shares.items()}
+        return {}, (rows, facts | {"flat_share_held_out_over_own": shares["held_out"] / shares["calibration"]})
+
+    def _share(self, ids: Tensor) -> float:
+        """Share of the energy of the gradient of one window (length,) that lies in the flat subspace."""
+        assert self.flat is not None
+        (loss,) = self.flat_losses(ids[None], 1, mean=True)
+        return self.flat.shares_of_gradient(flows(self.model, self.flat_parameters, loss)).flat
+
+    def _basis_depends_on(self) -> dict[str, Any]:
+        device, settings = self.subject.device, self.flat_settings
+        return {
+            "subject": self.subject.sha256,
+            "spec": asdict(replace(self.spec, name="", gradient_checkpointing=False)),
+            "adapter_seed": self.seed if self.spec.adapter == "lora" else None,
+            "text": self.text.sha256,
+            "block": self.text.block,
+            "target": settings.target,
+            "blocks": len(self._factor_ids),
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        }
