@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from lit_degrade.curvature.products import flatten
+from lit_degrade.curvature.products import Tensors, flatten, unflatten
 from lit_degrade.measures.updates import StepLength, amplification, median_rotation, second_moment_along
 from lit_degrade.modules.attack import AttackModule
 
@@ -18,7 +18,8 @@ class LogMechanism(pl.Callback):
     first step, and `amplification` compares them with the first gradient's: A = ((1 - E_V) / E_V) of the update over that of
     the gradient, and `amplification_null` the same with E_U / E_V. `second_moment_ratio` is the mean square of the gradient
     along the signal subspace over that along the null space: what an adaptive optimizer divides by. `rotation_weights` is the
-    median over block matrices of the sine of the largest angle between their top-10 singular subspaces before and after.
+    median over block matrices of the sine of the largest angle between their top-10 singular subspaces before and after. Where
+    the null space is the flat subspace, which has no signal subspace beside it, what is about that is left out.
     """
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: AttackModule) -> None:  # type: ignore[override]
@@ -49,35 +50,39 @@ class LogMechanism(pl.Callback):
         pl_module.log_step("update_norm", self.lengths[-1])
         if len(self.lengths) == 1:
             assert self.first_gradient is not None
-            update, gradient = (self._shares(pl_module, v) for v in (self._displacement(), self.first_gradient))
-            pl_module.record.add(
-                first_update_energy_null=update[0],
-                first_update_energy_signal=update[1],
-                amplification=amplification((1 - update[1], update[1]), (1 - gradient[1], gradient[1])),
-                amplification_null=amplification(update, gradient),
-            )
+            gradient = unflatten(self.first_gradient, self.intact)
+            update, first = (self._shares(pl_module, v) for v in (self._displacement(), gradient))
+            pl_module.record.add(first_update_energy_null=update[0])
+            if update[1] is not None and first[1] is not None:
+                pl_module.record.add(
+                    first_update_energy_signal=update[1],
+                    amplification=amplification((1 - update[1], update[1]), (1 - first[1], first[1])),
+                    amplification_null=amplification((update[0], update[1]), (first[0], first[1])),
+                )
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: AttackModule) -> None:  # type: ignore[override]
         """Measure the whole way."""
-        space, mean_square = pl_module.null_space, self.squares / len(self.lengths)
-        null, signal = (second_moment_along(basis, mean_square) for basis in (space.directions, space.signal))
         energy = self._shares(pl_module, self._displacement())
         full = pl_module.spec.adapter == "full"
         pl_module.record.add(
             update_norm_mean=sum(self.lengths) / len(self.lengths),
             path_length=sum(self.lengths),
             update_energy_null=energy[0],
-            update_energy_signal=energy[1],
-            second_moment_null=null,
-            second_moment_signal=signal,
-            second_moment_ratio=signal / null if null > 0 else float("inf"),
             rotation_weights=median_rotation(self.intact, self.named) if full else None,
         )
+        if space := pl_module.null_space:
+            mean_square = self.squares / len(self.lengths)
+            null, signal = (second_moment_along(basis, mean_square) for basis in (space.directions, space.signal))
+            pl_module.record.add(
+                update_energy_signal=energy[1],
+                second_moment_null=null,
+                second_moment_signal=signal,
+                second_moment_ratio=signal / null if null > 0 else float("inf"),
+            )
 
-    def _displacement(self) -> Tensor:
-        return flatten({name: p.detach().cpu() - self.intact[name] for name, p in self.named.items()})
+    def _displacement(self) -> Tensors:
+        return {name: p.detach().cpu() - self.intact[name] for name, p in self.named.items()}
 
     @staticmethod
-    def _shares(module: AttackModule, vector: Tensor) -> tuple[float, float]:
-        vector = vector.to(module.null_space.directions)
-        return module.null_space.energy(vector), module.null_space.signal_energy(vector)
+    def _shares(module: AttackModule, vector: Tensors) -> tuple[float, float | None]:
+        return module.null_energies({name: matrix.to(module.subject.device) for name, matrix in vector.items()})

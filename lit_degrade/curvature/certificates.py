@@ -14,7 +14,7 @@ from lit_degrade.seeds import generator
 
 TEXTS = {
     "calibration": "the first blocks of the text that the flat subspace was taken from",
-    "held_out": "as much text of another split",
+    "held_out": "as much text of the probe, on which damage is measured",
     "random_tokens": "as many uniformly drawn tokens",
 }
 """What the curvature is measured on."""
@@ -131,7 +131,9 @@ def _extremes(
     """The largest eigenvalues of H, and of H between directions of the flat subspace."""
 
     def inside(v: Tensors) -> Tensors:
-        return subspace.project_(hessian.along(v), "flat")
+        image = hessian.along(v)
+        subspace.project_(image, "flat")
+        return image
 
     top, error = extreme_eigenvalue(hessian.along, subspace.draw("whole", generator(seed, "top")), products, on_product)
     worst, worst_error = extreme_eigenvalue(inside, subspace.draw("flat", generator(seed, "worst")), products, on_product)

@@ -19,8 +19,8 @@ from lit_degrade.curvature.products import Losses, Tensors, length
 from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Anatomy
 
-TOKENS_PER_INPUT = 16
-"""Tokens per rotated input dimension from which on a basis is a property of the text, not of these tokens."""
+TOKENS_PER_INPUT = 32
+"""Tokens for each rotated input dimension: from 16 on a basis is a property of the text rather than of these tokens."""
 _HEADS = ("attn_q", "attn_k", "attn_v")
 _NEURONS = ("mlp_up", "mlp_gate")
 
@@ -212,18 +212,31 @@ class FlatSubspace:
         return outputs.new_ones(len(outputs), len(inputs), dtype=torch.bool)
 
     @torch.no_grad()
-    def project_(self, vector: Tensors, part: Part) -> Tensors:
+    def project_(self, vector: Tensors, part: Part) -> Shares:
         """Project a vector onto a part, in place; `whole` leaves it as it is.
 
         Args:
             vector: a tensor for every matrix, in the shape of its parameter.
             part: of `list parts`.
+
+        Returns: where the energy of the vector lay before.
         """
-        if part != "whole":
+
+        def coordinates() -> Iterator[tuple[str, Tensor]]:
             for name, matrix in vector.items():
                 basis = self.bases[name]
-                matrix.copy_(basis.back(basis.rotate(matrix).mul_(self.mask(name, part))))
-        return vector
+                c = basis.rotate(matrix)
+                yield name, c
+                if part != "whole":
+                    matrix.copy_(basis.back(c.mul_(self.mask(name, part))))
+
+        return self._shares(coordinates())
+
+    def project(self, vector: Mapping[str, Tensor], part: Part) -> Tensors:
+        """The same as a vector of its own."""
+        projected = {name: matrix.detach().clone() for name, matrix in vector.items()}
+        self.project_(projected, part)
+        return projected
 
     @torch.no_grad()
     def draw(self, part: Part, draws: torch.Generator) -> Tensors:
@@ -241,14 +254,23 @@ class FlatSubspace:
         """Where the energy of a vector lies; a tensor for every matrix, in the shape of its parameter."""
         return self._shares((name, self.bases[name].rotate(matrix.detach())) for name, matrix in vector.items())
 
+    @torch.no_grad()
     def shares_of_gradient(self, flows: Flows) -> Shares:
         """The same for a gradient that is not formed, from what enters and leaves the matrices."""
         return self._shares((name, self.bases[name].of_flow(x, d)) for name, (x, d) in flows.items())
 
+    def share_of_gradient(self, model: Any, parameters: Mapping[str, Tensor], loss: Callable[[], Tensor]) -> float:
+        """Share of the energy of a loss's gradient by the parameters that lies inside."""
+        return self.shares_of_gradient(flows(model, parameters, loss)).flat
+
+    def inside(self, vector: Mapping[str, Tensor]) -> Tensors:
+        """The part of a vector that lies inside."""
+        return self.project(vector, "flat")
+
     def _shares(self, coordinates: Iterator[tuple[str, Tensor]]) -> Shares:
         total = flat = excluded = 0.0
         for name, c in coordinates:
-            energy = c.square_()
+            energy = c.square()
             total += float(energy.sum())
             flat += float(energy[self.mask(name, "flat")].sum())
             excluded += float(energy[self.bases[name].excluded()].sum())

@@ -10,7 +10,7 @@ from torch import Tensor
 from lit_degrade.checks import at_least
 from lit_degrade.curvature.kronecker import KroneckerFactors, flat_random
 from lit_degrade.curvature.krylov import krylov, orthonormal
-from lit_degrade.curvature.products import HessianProducts, HvpMethod
+from lit_degrade.curvature.products import HessianProducts, HvpMethod, Tensors, flatten, unflatten
 from lit_degrade.errors import UserError
 from lit_degrade.subjects.anatomy import Anatomy, Site
 
@@ -22,6 +22,8 @@ EXACT_NULL_TOLERANCE = 1e-12
 class NullSpaceSettings:
     """How much to spend on the null space."""
 
+    method: Literal["krylov", "flat"] = "krylov"
+    """krylov: a few explicit directions, as the settings below have them; flat: the flat subspace (model.flat), none of these"""
     directions: int = 10
     """orthonormal low-curvature directions"""
     products: int = 60
@@ -90,6 +92,16 @@ class NullSpace:
     def signal_energy(self, vector: Tensor) -> float:
         """Share of the energy of a vector (n,) inside the signal subspace."""
         return _energy(self.signal, vector)
+
+    def share_of_gradient(self, model: Any, parameters: Mapping[str, Tensor], loss: Callable[[], Tensor]) -> float:
+        """Share of the energy of a loss's gradient by the parameters."""
+        gradient = torch.autograd.grad(loss(), list(parameters.values()))
+        return self.energy(flatten(dict(zip(parameters, gradient, strict=True))))
+
+    def inside(self, vector: Mapping[str, Tensor]) -> Tensors:
+        """The part of a vector over the parameters that lies in the null space."""
+        v = flatten(vector)
+        return unflatten(((self.directions @ v.to(self.directions)) @ self.directions).to(v), vector)
 
     def facts(self) -> dict[str, Any]:
         """Columns of the summary."""

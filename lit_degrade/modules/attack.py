@@ -1,6 +1,6 @@
 """The attack: one training step for every stimulus, so that an attack and its placebo differ in their data only."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import repeat
 from typing import Any, cast
 
@@ -8,11 +8,14 @@ import torch
 from torch import Tensor
 
 from lit_degrade.checks import above, at_least
+from lit_degrade.curvature.catalog import Projection
+from lit_degrade.curvature.certificates import FlatSettings
 from lit_degrade.curvature.null_space import NullSpaceSettings
+from lit_degrade.errors import UserError
 from lit_degrade.measures.drift import weights_now
 from lit_degrade.measures.updates import StepLength
-from lit_degrade.modules.optimizers import MatchedSGD, build_optimizer
-from lit_degrade.modules.stimulus import StimulusModule, StimulusSettings
+from lit_degrade.modules.optimizers import MatchedSGD, ProjectedSteps, build_optimizer
+from lit_degrade.modules.stimulus import Made, StimulusModule, StimulusSettings
 from lit_degrade.modules.training import TrainingModule
 from lit_degrade.records import paths, tables
 from lit_degrade.seeds import generator
@@ -55,6 +58,8 @@ class AttackModule(TrainingModule, StimulusModule):
         protocol: ProtocolName = "controlled",
         stimuli: StimulusSettings = StimulusSettings(),  # noqa: B008 (frozen)
         null_space: NullSpaceSettings = NullSpaceSettings(),  # noqa: B008 (frozen)
+        projection: Projection = "none",
+        flat: FlatSettings = FlatSettings(),  # noqa: B008 (frozen)
     ) -> None:
         """Describe the attack.
 
@@ -68,29 +73,41 @@ class AttackModule(TrainingModule, StimulusModule):
                 default is the published one for subjects below 1B parameters. `sgd_matched` takes its steps from AdamW at lr.
             protocol: what is done as the published implementation did it (`list protocols`).
             stimuli: shape and cost of every stimulus.
-            null_space: sizes and budgets of the null space.
+            null_space: method, sizes and budgets of the null space.
+            projection: what the steps are confined to (`list projections`); all but `none` move the block matrices only.
+            flat: the flat subspace, where the projection or the null space is about it.
         """
-        super().__init__(subject, text, seed, stimuli, null_space)
+        super().__init__(subject, text, seed, stimuli, null_space, flat, flat_too=projection != "none")
+        self.projection = projection
         self.stimulus = stimulus
         self.optimizer = optimizer
         self.lr = lr
         self.protocol_name = protocol
         self.protocol = PROTOCOLS[protocol]
         above("model.lr", lr, 0)
+        if not stimuli.compare and protocol != "controlled":
+            raise UserError(f"model.stimuli.compare=false: expected protocol 'controlled', not '{protocol}', which needs controls.")
         if self.protocol.labels_shifted_twice:  # token t + 2 is scored
             at_least(f"model.stimuli.tokens (protocol '{protocol}')", stimuli.tokens, 3)
 
     def prepare(self, device: torch.device) -> None:
         """Load the subject and its texts; check sizes."""
         super().prepare(device)
+        if self.projection != "none":
+            for name, p in self.subject.trainable().items():
+                p.requires_grad_(name in self.flat_parameters)
+        self.record.add(projection=self.projection)
         self.record.add(stimulus=self.stimulus, optimizer=self.optimizer, lr=self.lr, protocol=self.protocol_name)
         self.optimizer = self.protocol.optimizer(self.stimulus, self.optimizer)
         self.record.add(optimizer_used=self.optimizer)
 
     def on_fit_start(self) -> None:
         """Find the null space, synthesise the stimulus, and record both."""
-        self.measure_null_space()
-        stimuli, rows = self.synthesise(self.seed)
+        self.measure_geometry()
+        if self.projection != "none":
+            assert self.flat is not None
+            self.projected = ProjectedSteps(self.flat_parameters, self.flat, self.projection)
+        stimuli, rows = self.synthesise(self.seed, self.stimulus)
         self.record.save_table(tables.STIMULI, rows)
         self._compare({row["stimulus"]: row for row in rows})
         self.stimulus_data = self._as_the_protocol_has_it(stimuli)
@@ -99,7 +116,7 @@ class AttackModule(TrainingModule, StimulusModule):
         text = "\n".join(self.subject.tokenizer.decode(row) for row in self.stimulus_data.tokens)
         self.record.save_text(paths.STIMULUS_TEXT, text)
 
-    def _as_the_protocol_has_it(self, stimuli: dict[Stimulus, StimulusData]) -> StimulusData:
+    def _as_the_protocol_has_it(self, stimuli: Mapping[Made, StimulusData]) -> StimulusData:
         settings, protocol = self.stimuli, self.protocol
         if self.stimulus == "eigen_prion" and protocol.catalyst_by_ascent:
             start = stimuli["random_tokens"].tokens.to(self.subject.device)
@@ -116,10 +133,13 @@ class AttackModule(TrainingModule, StimulusModule):
     def _compare(self, rows: dict[str, dict[str, float]]) -> None:
         """Say in the record whether the eigen-prion has the largest share of energy in the null space."""
         energy = {name: row["null_energy"] for name, row in rows.items()}
+        self.record.add(
+            **{f"null_energy_{name}": value for name, value in energy.items()}, null_energy_isotropic=self.isotropic_energy
+        )
+        if len(energy) == 1:
+            return
         runner_up = max((name for name in energy if name != "eigen_prion"), key=energy.__getitem__)
         self.record.add(
-            **{f"null_energy_{name}": value for name, value in energy.items()},
-            null_energy_isotropic=self.settings.directions / sum(p.numel() for p in self.null_parameters.values()),
             eigen_prion_wins=energy["eigen_prion"] > energy[runner_up],
             eigen_prion_runner_up=runner_up,
             eigen_prion_tokens_changed=rows["eigen_prion"]["tokens_changed"],
@@ -156,10 +176,18 @@ class AttackModule(TrainingModule, StimulusModule):
                 (loss * self.loss_scale).backward()
                 self.unscale(step)
                 length.keep()
-                optimizer.step()
+                with self.confined():
+                    optimizer.step()
                 optimizer.zero_grad()
                 lengths.append(length.measure())
         with torch.no_grad():
             for name, p in weights.items():
                 p.copy_(intact[name])
+        if self.projected:
+            self.projected.forget()
         return lengths
+
+    def on_train_end(self) -> None:
+        """Record where confined steps went."""
+        if self.projected:
+            self.record.add(**self.projected.facts())

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_degrade.checks import at_least
+from lit_degrade.curvature.certificates import FlatSettings
 from lit_degrade.curvature.null_space import NullSpaceSettings
 from lit_degrade.modules.stimulus import StimulusModule, StimulusSettings
 from lit_degrade.records import tables
@@ -39,6 +40,7 @@ class CatalystModule(StimulusModule):
         n_seeds: int = 5,
         stimuli: StimulusSettings = StimulusSettings(),  # noqa: B008 (frozen)
         null_space: NullSpaceSettings = NullSpaceSettings(),  # noqa: B008 (frozen)
+        flat: FlatSettings = FlatSettings(),  # noqa: B008 (frozen)
     ) -> None:
         """Describe the comparison.
 
@@ -48,9 +50,10 @@ class CatalystModule(StimulusModule):
             seed: of the null space; the stimuli use seed + 1, ..., seed + n_seeds.
             n_seeds: repetitions of every stimulus.
             stimuli: shape and cost of every stimulus.
-            null_space: sizes and budgets of the null space.
+            null_space: method, sizes and budgets of the null space.
+            flat: the flat subspace, where the null space is that.
         """
-        super().__init__(subject, text, seed, stimuli, null_space)
+        super().__init__(subject, text, seed, stimuli, null_space, flat)
         at_least("model.n_seeds", n_seeds, 1)
         self.n_seeds = n_seeds
         self.rows: list[dict[str, Any]] = []
@@ -58,7 +61,7 @@ class CatalystModule(StimulusModule):
     def on_test_start(self) -> None:
         """Find and certify the null space."""
         with torch.inference_mode(False), torch.enable_grad():
-            self.measure_null_space()
+            self.measure_geometry()
 
     def test_dataloader(self) -> DataLoader[Tensor]:
         """One step per seed."""

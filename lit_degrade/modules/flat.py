@@ -61,7 +61,7 @@ class FlatModule(SubjectModule):
         drawn = torch.randint(len(allowed), (count, self.text.block), generator=generator(self.seed, "certificates", "tokens"))
         self._texts = {
             "calibration": self._factor_ids[:count],
-            "held_out": self.text.blocks("attack", tokenizer, count).ids,
+            "held_out": self.text.blocks("probe", tokenizer, count).ids,
             "random_tokens": allowed[drawn],
         }
         assert list(self._texts) == list(TEXTS)

@@ -1,11 +1,15 @@
 """The optimizers of a design, with nothing but the learning rate differing from their usual defaults."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+from lit_degrade.curvature.catalog import Part
+from lit_degrade.curvature.flat_subspace import FlatSubspace
+from lit_degrade.curvature.products import length
 from lit_degrade.stimuli.catalog import OptimizerName
 
 
@@ -36,6 +40,49 @@ class MatchedSGD(torch.optim.Optimizer):
                 torch._foreach_add_(moved, torch._foreach_mul(gradients, -self.norms[self.steps] / length))
         self.steps += 1
         return loss
+
+
+class ProjectedSteps:
+    """Steps of any optimizer, confined to a part of weight space: w <- w + (‖Δ‖ / ‖PΔ‖) PΔ for its own step Δ.
+
+    The optimizer sees the whole gradient, at the weights that the projected steps have led to, and its state (moments, step
+    count) is that of the whole gradient; only what it does to the weights is projected. So every step is as long as the
+    optimizer's own from the same state, and it is the direction that differs between parts.
+    """
+
+    def __init__(self, weights: Mapping[str, nn.Parameter], subspace: FlatSubspace, part: Part) -> None:
+        """Confine the steps of these matrices, which must be all that moves; a step without anything inside is none."""
+        self.weights, self.subspace, self.part = weights, subspace, part
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew."""
+        self.flat_shares: list[float] = []
+        """share of the energy of each of the optimizer's own steps that lay in the flat subspace"""
+        self.lengths: list[float] = []
+        """of the steps"""
+
+    def facts(self) -> dict[str, float]:
+        """Columns of the summary."""
+        n = len(self.lengths)
+        return {"own_step_flat_share": sum(self.flat_shares) / n, "path_length": sum(self.lengths)} if n else {}
+
+    @contextmanager
+    def step(self) -> Iterator[None]:
+        """Around a step of the optimizer."""
+        kept = {name: p.detach().clone() for name, p in self.weights.items()}
+        yield
+        with torch.no_grad():
+            for name, p in self.weights.items():
+                p.sub_(kept[name])
+            move = {name: p.data for name, p in self.weights.items()}
+            own = length(move)
+            self.flat_shares.append(self.subspace.project_(move, self.part).flat)
+            inside = length(move)
+            scale = own / inside if inside > 0 else 0.0
+            self.lengths.append(scale * inside)
+            for name, p in self.weights.items():
+                p.mul_(scale).add_(kept[name])
 
 
 def build_optimizer(name: OptimizerName, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:

@@ -1,5 +1,6 @@
 """Training steps of a subject: the same ones whatever it is trained on."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from lit_degrade.errors import Diverged
 from lit_degrade.modules.base import SubjectModule
-from lit_degrade.modules.optimizers import build_optimizer
+from lit_degrade.modules.optimizers import ProjectedSteps, build_optimizer
 from lit_degrade.stimuli.catalog import OptimizerName
 
 FP16_LOSS_SCALE = 1024.0
@@ -19,6 +20,8 @@ class TrainingModule(SubjectModule):
 
     optimizer: OptimizerName
     lr: float
+    projected: ProjectedSteps | None = None
+    """what confines the steps, if anything"""
 
     def loss(self, batch: Any) -> Tensor:
         """Mean negative log-likelihood of a batch [nats/token]."""
@@ -39,6 +42,15 @@ class TrainingModule(SubjectModule):
             raise Diverged(self.global_step, "training loss")
         self.log_step("train_nats_per_token", loss.item())
         return loss if self.loss_scale == 1.0 else loss * self.loss_scale
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """One step, forward and backward passes included, confined to a part of weight space where one is asked for."""
+        with self.confined():
+            super().optimizer_step(*args, **kwargs)
+
+    def confined(self) -> AbstractContextManager[None]:
+        """Around a step of an optimizer."""
+        return self.projected.step() if self.projected else nullcontext()
 
     @property
     def loss_scale(self) -> float:

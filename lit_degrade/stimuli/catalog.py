@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-Stimulus = Literal["eigen_prion", "loss_ascent", "random_tokens", "gaussian_noise", "published_noise", "random_text"]
+Stimulus = Literal[
+    "eigen_prion", "loss_ascent", "anti_catalyst", "random_tokens", "gaussian_noise", "published_noise", "random_text",
+]  # fmt: skip
 OptimizerName = Literal["adamw", "sgd", "sgd_matched", "adafactor", "adamw8bit"]
 ProtocolName = Literal[
     "published", "next_token_labels", "real_token_rank", "true_adamw", "same_optimizer", "seeded_controls", "matched_noise",
@@ -12,6 +14,7 @@ ProtocolName = Literal[
 STIMULI: dict[str, str] = {
     "eigen_prion": "tokens that maximise the share of the training gradient's energy inside the null space",
     "loss_ascent": "tokens that maximise the loss, by the same search with the same budget",
+    "anti_catalyst": "tokens that minimise that share, by the same search with the same budget",
     "random_tokens": "uniform random tokens",
     "gaussian_noise": "input embeddings drawn from a Gaussian with the subject's embedding mean and deviation, random labels",
     "published_noise": "input embeddings drawn from 0.1 N(0, 1), random labels: the published control",

@@ -5,7 +5,7 @@ The search moves in tokens only: ascent on embeddings followed by the nearest to
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -13,8 +13,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.func import functional_call
 
-from lit_degrade.curvature.null_space import NullSpace
-from lit_degrade.curvature.products import HvpMethod, central_difference, flatten, twice_differentiable, unflatten
+from lit_degrade.curvature.products import HvpMethod, Tensors, central_difference, dot, length, twice_differentiable
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.subjects.loading import Subject
 
@@ -43,32 +42,47 @@ class Objective(Protocol):
         """Scores that rank candidates (n, length) near the last sequence given to `token_gradient`; n evaluations."""
 
 
-class EnergyObjective:
-    """J(x) = ‖U g(x)‖² / ‖g(x)‖², the share of the training gradient's energy inside the null space.
+class Space(Protocol):
+    """A subspace of the directions of some parameters."""
 
-    With g = g(x) and w = 2 (U'U g - J g) / ‖g‖² held fixed, dJ = w · dg exactly. So the derivative of J by the tokens is one
+    def share_of_gradient(self, model: Any, parameters: Mapping[str, Tensor], loss: Callable[[], Tensor]) -> float:
+        """Share of the energy of a loss's gradient that lies inside."""
+
+    def inside(self, vector: Mapping[str, Tensor]) -> Tensors:
+        """Projection of a vector."""
+
+
+class EnergyObjective:
+    """J(x) = ‖P g(x)‖² / ‖g(x)‖², the share of the training gradient's energy inside a null space, or -J.
+
+    With g = g(x) and w = 2 (P g - J g) / ‖g‖² held fixed, dJ = w · dg exactly. So the derivative of J by the tokens is one
     product through the graph of the gradient, and w · g(x'), a Jacobian-vector product, ranks a neighbour x' to first order
     in its gradient, not in its tokens.
     """
 
     def __init__(
-        self, subject: Subject, parameters: Mapping[str, Tensor], null_space: NullSpace, method: HvpMethod = "exact"
+        self,
+        subject: Subject,
+        parameters: Mapping[str, Tensor],
+        space: Space,
+        method: HvpMethod = "exact",
+        sign: Literal[1, -1] = 1,
     ) -> None:
-        """Maximise inside `null_space`, which lies over `parameters`; `method` says how second derivatives are formed."""
-        self.subject, self.parameters, self.null_space, self.method = subject, dict(parameters), null_space, method
+        """Maximise (or, with sign -1, minimise) inside `space` over `parameters`; `method` forms second derivatives."""
+        self.subject, self.parameters, self.space, self.method, self.sign = subject, dict(parameters), space, method, sign
         self.evaluations = 0
-        self._direction: dict[str, Tensor] = {}
+        self._direction: Tensors = {}
         self._length = 0.0
 
-    def gradient(self, tokens: Tensor) -> Tensor:
-        """Training gradient of one sequence, (n,)."""
-        loss = sequence_losses(self.subject, tokens[None])[0]
-        return flatten(dict(zip(self.parameters, torch.autograd.grad(loss, list(self.parameters.values())), strict=True)))
+    def gradient(self, tokens: Tensor) -> Tensors:
+        """Training gradient of one sequence."""
+        gradient = torch.autograd.grad(self._loss(tokens), list(self.parameters.values()))
+        return dict(zip(self.parameters, gradient, strict=True))
 
     def value(self, tokens: Tensor) -> float:
-        """Exact J of one sequence."""
+        """Exact J of one sequence, with its sign."""
         self.evaluations += 1
-        return self.null_space.energy(self.gradient(tokens))
+        return self.sign * self.space.share_of_gradient(self.subject.model, self.parameters, lambda: self._loss(tokens))
 
     def token_gradient(self, tokens: Tensor) -> Tensor:
         """dJ / d one-hot, through the input and through the label."""
@@ -83,7 +97,7 @@ class EnergyObjective:
             return central_difference(by_tokens, self.parameters, self._direction) * self._length
         with twice_differentiable():
             graph = torch.autograd.grad(soft_loss(self.subject, one_hot), list(self.parameters.values()), create_graph=True)
-            self._point(flatten(dict(zip(self.parameters, graph, strict=True))))
+            self._point(dict(zip(self.parameters, (g.detach() for g in graph), strict=True)))
             return torch.autograd.grad(graph, one_hot, list(self._direction.values()))[0] * self._length
 
     def screen(self, candidates: Tensor) -> Tensor:
@@ -96,13 +110,18 @@ class EnergyObjective:
                 dual = {name: forward_ad.make_dual(p.detach(), self._direction[name]) for name, p in self.parameters.items()}
                 return forward_ad.unpack_dual(sequence_losses(self.subject, candidates, dual)).tangent
 
-    def _point(self, g: Tensor) -> None:
-        """Set the direction w / ‖w‖ and the length ‖w‖ that belong to a gradient g (n,)."""
-        basis, norm2 = self.null_space.directions, g.dot(g)
-        inside = ((basis @ g.to(basis)) @ basis).to(g)
-        w = 2 * (inside - (inside.dot(g) / norm2) * g) / norm2
-        self._length = float(w.norm())
-        self._direction = unflatten(w / self._length, self.parameters)
+    def _loss(self, tokens: Tensor) -> Tensor:
+        return sequence_losses(self.subject, tokens[None])[0]
+
+    def _point(self, g: Tensors) -> None:
+        """Set the direction w / ‖w‖ and the length ‖w‖ that belong to a gradient g."""
+        norm2 = length(g) ** 2
+        w = self.space.inside(g)
+        share = dot(w, g) / norm2
+        for name, inside in w.items():
+            inside.sub_(g[name], alpha=share).mul_(2 * self.sign / norm2)
+        self._length = length(w)
+        self._direction = {name: matrix.div_(self._length) for name, matrix in w.items()}
 
 
 class LossObjective:
@@ -170,6 +189,10 @@ def allowed_tokens(subject: Subject) -> Tensor:
     """Tokens that a search or a random control may use: all but the special ones, (n,) int64."""
     special = set(subject.tokenizer.all_special_ids)
     return torch.tensor([token for token in range(subject.vocabulary) if token not in special])
+
+
+Search = Callable[[Objective, Tensor, Tensor, int, torch.Generator, Callable[[int], None]], Catalyst]
+"""(objective, start, allowed, budget, generator, on_evaluations) -> what was found"""
 
 
 def guided_search(

@@ -40,7 +40,7 @@ def test_value_is_the_share_of_energy(tiny: Subject) -> None:
     loss = tiny.model(input_ids=tokens[None], labels=tokens[None]).loss
     parameters = tiny.parameters("blocks")
     g = flatten(dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))).double()
-    expected = (objective.null_space.directions.double() @ g).square().sum() / g.square().sum()
+    expected = (objective.space.directions.double() @ g).square().sum() / g.square().sum()
     assert objective.value(tokens) == pytest.approx(float(expected), rel=1e-4)
     assert 0 <= float(expected) <= 1
     assert objective.evaluations == 1
@@ -48,7 +48,7 @@ def test_value_is_the_share_of_energy(tiny: Subject) -> None:
 
 def test_random_share_is_isotropic_within_three_times(tiny: Subject) -> None:
     objective = _objective(tiny)
-    isotropic = 6 / objective.null_space.directions.shape[1]
+    isotropic = 6 / objective.space.directions.shape[1]
     shares = sorted(objective.value(_start(tiny, seed)) for seed in range(9))
     assert isotropic / 3 < shares[4] < isotropic * 3
 
@@ -70,10 +70,10 @@ def test_token_gradient_is_the_derivative_of_the_share(tiny: Subject) -> None:
         g = flatten(
             dict(zip(parameters, torch.autograd.grad(soft_loss(tiny, one_hot), list(parameters.values())), strict=True))
         )
-        return objective.null_space.energy(g)
+        return objective.space.energy(g)
 
     one_hot = torch.nn.functional.one_hot(tokens, tiny.embedding.shape[0]).float()
-    central = EnergyObjective(tiny, parameters, objective.null_space, "central_difference").token_gradient(tokens)
+    central = EnergyObjective(tiny, parameters, objective.space, "central_difference").token_gradient(tokens)
     assert float((central - gradient).norm() / gradient.norm()) < 0.1
     for position, token in ((3, 17), (11, 400), (20, 900)):
         step = torch.zeros_like(one_hot)
@@ -90,14 +90,14 @@ def test_screen_is_the_directional_derivative_and_counts_its_cost(tiny: Subject)
     candidates = torch.stack([_start(tiny, seed) for seed in (1, 2, 3)])
     scores = objective.screen(candidates)
     assert objective.evaluations == 4 + 3
-    central = EnergyObjective(tiny, tiny.parameters("blocks"), objective.null_space, "central_difference")
+    central = EnergyObjective(tiny, tiny.parameters("blocks"), objective.space, "central_difference")
     central.token_gradient(tokens)
     torch.testing.assert_close(central.screen(candidates), scores, rtol=0.1, atol=0.05 * float(scores.abs().max()))
-    w = torch.cat([d.reshape(-1) for d in objective._direction.values()])
+    w = flatten(objective._direction)
     for candidate, score in zip(candidates, scores, strict=True):
-        assert float(score) == pytest.approx(float(w @ objective.gradient(candidate)), rel=1e-3, abs=1e-9)
+        assert float(score) == pytest.approx(float(w @ flatten(objective.gradient(candidate))), rel=1e-3, abs=1e-9)
     # at the sequence itself the direction is orthogonal to the gradient: rescaling g does not change the share
-    assert abs(float(w @ objective.gradient(tokens))) < 1e-4 * float(w.norm() * objective.gradient(tokens).norm())
+    assert abs(float(w @ flatten(objective.gradient(tokens)))) < 1e-4 * float(w.norm() * flatten(objective.gradient(tokens)).norm())
 
 
 def test_search_is_monotone_changes_tokens_and_keeps_its_budget(tiny: Subject) -> None:
