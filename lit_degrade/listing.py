@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lit_degrade.adversarial.catalog import ATTACKS, NORMS, TOKEN_ATTACKS
 from lit_degrade.criticality.catalog import CONTROLS, METRICS, MODES
+from lit_degrade.curvature.catalog import PARTS, PROJECTIONS
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.extensions import extensions
 from lit_degrade.faults.catalog import ARMS, CONSTRAINTS
@@ -84,6 +85,8 @@ def _analyses() -> dict[str, str]:
 KINDS: dict[str, Callable[[], Mapping[str, str]]] = {
     "subjects": _subjects,
     "stimuli": lambda: STIMULI,
+    "parts": lambda: PARTS,
+    "projections": lambda: PROJECTIONS,
     "perturbations": _perturbations,
     "targets": lambda: TARGETS,
     "variants": _variants,

@@ -8,7 +8,7 @@ import torch
 
 from lit_degrade.checks import above, at_least, share
 from lit_degrade.curvature.catalog import Part
-from lit_degrade.curvature.flat_subspace import TOKENS_PER_INPUT, FlatSubspace
+from lit_degrade.curvature.flat_subspace import FlatSubspace
 from lit_degrade.curvature.products import HessianProducts, Tensors, dot, length
 from lit_degrade.seeds import generator
 
@@ -29,8 +29,8 @@ class FlatSettings:
     """f, share of the Kronecker eigen-directions that are inside"""
     target: str = "blocks"
     """matrices that the space is taken over (`list targets`)"""
-    tokens_per_input: int = TOKENS_PER_INPUT
-    """calibration tokens for each rotated input dimension that the eigenbasis is taken from"""
+    tokens_per_input: int = 32
+    """calibration tokens for each rotated input dimension that the eigenbasis is taken from, or all of that text if it is less"""
     calibration_blocks: int = 8
     """blocks of each text whose mean loss defines the curvature of the certificates"""
     draws: int = 3
@@ -155,5 +155,7 @@ def _together(rows: list[dict[str, Any]]) -> dict[str, Any]:
             for part in CERTIFIED
             if (values := [row[name] for row in rows if row["text"] == text and row["part"] == part])
         }
-        facts |= {f"flat_{name}_over_whole_{text}": mean[name, "flat"] / mean[name, "whole"] for name in ("hv_norm", "rayleigh")}
+        facts |= {
+            f"flat_{name}_over_whole_{text}": mean[name, "flat"] / mean[name, "whole"] for name in ("hv_norm", "rayleigh")
+        }
     return facts

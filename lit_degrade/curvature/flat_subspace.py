@@ -19,8 +19,10 @@ from lit_degrade.curvature.products import Losses, Tensors, length
 from lit_degrade.seeds import generator
 from lit_degrade.subjects.anatomy import Anatomy
 
-TOKENS_PER_INPUT = 32
-"""Tokens for each rotated input dimension: from 16 on a basis is a property of the text rather than of these tokens."""
+PRINCIPAL = 4
+"""Neurons to one principal direction of what comes out of them."""
+ITERATIONS = 6
+"""Of the subspace iteration that finds these; the leading ones converge first."""
 _HEADS = ("attn_q", "attn_k", "attn_v")
 _NEURONS = ("mlp_up", "mlp_gate")
 
@@ -30,6 +32,8 @@ class Shape(NamedTuple):
 
     outputs: int
     inputs: int
+    principal: int
+    """leading principal directions of the inputs that are coordinates nonetheless, where they are not rotated"""
     transposed: bool
     """whether it is stored (in, out)"""
 
@@ -37,8 +41,9 @@ class Shape(NamedTuple):
 def shapes(anatomy: Anatomy, parameters: Mapping[str, Tensor]) -> dict[str, Shape]:
     """How every matrix is rotated: all of a side of hidden width, one head of queries, keys and values, no side of neurons.
 
-    The four times wider side of an MLP would take sixteen times the memory of a hidden side, and gains little. Adapters are
-    rotated as the matrix that they are added to, and all of their rank.
+    The four times wider side of an MLP would take sixteen times the memory of a hidden side. Of what comes out of the neurons a
+    quarter as many principal directions as there are neurons is told apart: they hold most of the curvature, and an optimizer
+    finds what single neurons have of them. Adapters are rotated as the matrix that they are added to, and all of their rank.
     """
     components = {site.parameter: site.component for site in anatomy.sites if site.kind == "weight"}
     found = {}
@@ -47,45 +52,64 @@ def shapes(anatomy: Anatomy, parameters: Mapping[str, Tensor]) -> dict[str, Shap
         component = components[f"{below}.base_layer.weight" if lora else name]
         transposed = not lora and below.removesuffix(".weight") in anatomy.transposed
         d_in, d_out = p.shape if transposed else reversed(p.shape)
-        outputs = anatomy.head_dim if component in _HEADS else 1 if component in _NEURONS else d_out
-        inputs = 1 if component == "mlp_down" else d_in
-        found[name] = Shape(d_out if side.startswith("A") else outputs, d_in if side.startswith("B") else inputs, transposed)
+        outputs = anatomy.head_dim if component in _HEADS and not side.startswith("A") else d_out
+        outputs = 1 if component in _NEURONS and not side.startswith("A") else outputs
+        neurons = component == "mlp_down" and not side.startswith("B")
+        found[name] = Shape(outputs, 1 if neurons else d_in, max(1, d_in // PRINCIPAL) if neurons else 0, transposed)
     return found
 
 
 def widest(shapes: Mapping[str, Shape]) -> int:
-    """Most input dimensions that are rotated together: what the text must have a multiple of in tokens."""
-    return max(shape.inputs for shape in shapes.values())
+    """Most input dimensions that are rotated together: what the text should have a multiple of in tokens."""
+    return max(max(shape.inputs, PRINCIPAL * shape.principal) for shape in shapes.values())
 
 
-@dataclass(frozen=True)
-class Side:
+class Blocks(NamedTuple):
+    """Eigenvectors of diagonal blocks."""
+
+    vectors: Tensor
+    """(blocks, size, size), orthonormal columns in each block"""
+
+    def rotate(self, rows: Tensor, back: bool = False) -> Tensor:
+        """Coordinates (n, d) of rows (n, d), or the other way."""
+        vectors = self.vectors.mT if back else self.vectors
+        if len(vectors) == 1:
+            return rows @ vectors[0]
+        return (rows.unflatten(1, (len(vectors), -1)).transpose(0, 1) @ vectors).transpose(0, 1).flatten(1)
+
+
+class Principal(NamedTuple):
+    """Principal directions in place of as many of the strongest coordinates, the others moved as little as that needs.
+
+    The orthonormal matrix is I - W T W', a product of Householder reflections (Schreiber and Van Loan 1989).
+    """
+
+    reflectors: Tensor
+    """W, (d, k)"""
+    factor: Tensor
+    """T, (k, k)"""
+
+    def rotate(self, rows: Tensor, back: bool = False) -> Tensor:
+        """Coordinates (n, d) of rows (n, d), or the other way."""
+        return rows - ((rows @ self.reflectors) @ (self.factor.mT if back else self.factor)) @ self.reflectors.mT
+
+
+class Side(NamedTuple):
     """Coordinates of one side of a matrix."""
 
-    vectors: Tensor | None
-    """(blocks, size, size), orthonormal columns in each block; None where the side is its own basis"""
+    rotation: Blocks | Principal | None
+    """None where the side is its own basis"""
     moments: Tensor
     """(d,) float64, second moment along each coordinate; infinite where it is nil but for rounding"""
 
-    def rotate(self, matrix: Tensor, axis: int) -> Tensor:
-        """Coordinates along an axis of a matrix, 0 or 1."""
-        return matrix if self.vectors is None else _blockwise(self.vectors.mT, matrix, axis)
-
-    def back(self, matrix: Tensor, axis: int) -> Tensor:
-        """From coordinates to the matrix."""
-        return matrix if self.vectors is None else _blockwise(self.vectors, matrix, axis)
+    def rotate(self, rows: Tensor, back: bool = False) -> Tensor:
+        """Coordinates (n, d) of rows (n, d), or the other way."""
+        return self.rotation.rotate(rows, back) if self.rotation else rows
 
     @property
     def excluded(self) -> Tensor:
         """(d,) bool: coordinates along which nothing flows."""
         return self.moments.isinf()
-
-
-def _blockwise(blocks: Tensor, matrix: Tensor, axis: int) -> Tensor:
-    """Multiply pieces of a matrix along an axis with one block each."""
-    if axis == 1:
-        return matrix @ blocks[0].mT if len(blocks) == 1 else _blockwise(blocks, matrix.mT, 0).mT
-    return (blocks @ matrix.unflatten(0, (len(blocks), -1))).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -95,21 +119,21 @@ class MatrixBasis:
     outputs: Side
     inputs: Side
     transposed: bool
-    affine: int = 0
+    affine: int
     """dimensions along which a bias would move the outputs as well: n·x is one and the same for every token, n ≠ 0"""
 
     def rotate(self, matrix: Tensor) -> Tensor:
         """A matrix, in the shape of its parameter, to its coordinates (out, in)."""
-        return self.inputs.rotate(self.outputs.rotate(matrix.mT if self.transposed else matrix, 0), 1)
+        return self.outputs.rotate(self.inputs.rotate(matrix.mT if self.transposed else matrix).mT).mT
 
     def back(self, coordinates: Tensor) -> Tensor:
         """Coordinates (out, in) to a matrix in the shape of its parameter."""
-        matrix = self.outputs.back(self.inputs.back(coordinates, 1), 0)
+        matrix = self.inputs.rotate(self.outputs.rotate(coordinates.mT, back=True).mT, back=True)
         return matrix.mT if self.transposed else matrix
 
     def of_flow(self, x: Tensor, d: Tensor) -> Tensor:
         """Coordinates (out, in) of the gradient Σ δ x', from x (tokens, in) and δ (tokens, out)."""
-        return self.outputs.rotate(d, 1).mT @ self.inputs.rotate(x, 1)
+        return self.outputs.rotate(d).mT @ self.inputs.rotate(x)
 
     def excluded(self) -> Tensor:
         """(out, in) bool: coordinates that no gradient reaches."""
@@ -129,12 +153,13 @@ def find_basis(
         model: under study.
         parameters: matrices that the space is taken over.
         shapes: how each is rotated.
-        losses: parts of the loss, of TOKENS_PER_INPUT times `widest` tokens or more in all.
+        losses: parts of the loss, of 16 times `widest` tokens or more in all.
         on_part: called after each part (progress).
 
-    Memory: float64 sums of the size of the basis, once.
+    Memory: float64 sums, of the size of the basis, and of the square of the neurons that feed an `mlp_down`.
     """
-    inputs, gradients = ({name: Moments(shape[i]) for name, shape in shapes.items()} for i in (1, 0))
+    inputs = {name: Moments(None if shape.principal else shape.inputs) for name, shape in shapes.items()}
+    gradients = {name: Moments(shape.outputs) for name, shape in shapes.items()}
     for loss in losses:
         for name, (x, d) in flows(model, parameters, loss).items():
             inputs[name].add(x)
@@ -142,29 +167,52 @@ def find_basis(
         on_part()
     bases = {}
     for name, p in parameters.items():
-        affine = _affine(inputs[name]) * p.numel() // inputs[name].second.diagonal(dim1=1, dim2=2).numel()
-        sides = (_side(moments.pop(name), p) for moments in (gradients, inputs))
-        bases[name] = MatrixBasis(*sides, shapes[name].transposed, affine)
+        into, out = inputs.pop(name), gradients.pop(name)
+        affine = 0 if shapes[name].principal else _affine(into) * out.second.shape[:2].numel()
+        bases[name] = MatrixBasis(_side(out, p), _side(into, p, shapes[name].principal), shapes[name].transposed, affine)
     return bases
 
 
 def _affine(inputs: Moments) -> int:
     """Input directions n, n·x constant but not nil, as a LayerNorm leaves one; not looked for among neurons."""
-    if inputs.size == 1:
-        return 0
     about_zero, about_mean = (torch.linalg.eigvalsh(moments) for moments in (inputs.second, inputs.centred()))
-    nil = (int((values <= EXACT_NULL_TOLERANCE * values.max()).sum()) for values in (about_zero, about_mean))
-    return -next(nil) + next(nil)
+    nil = [int((values <= EXACT_NULL_TOLERANCE * values.max()).sum()) for values in (about_zero, about_mean)]
+    return nil[1] - nil[0]
 
 
-def _side(moments: Moments, like: Tensor) -> Side:
+def _side(moments: Moments, like: Tensor, principal: int = 0) -> Side:
+    """The eigenvectors of diagonal blocks; or the leading ones of all, and beside them what the other coordinates become."""
+    if principal:
+        rotation, values = _principal(moments.second[0], principal)
+        squares = moments.second[0].diagonal()
+        nil = squares <= EXACT_NULL_TOLERANCE * squares.max()  # they stay coordinates
+        return Side(Principal(*(part.to(like) for part in rotation)), values.masked_fill(nil, torch.inf))
     if moments.size == 1:
-        vectors, values = None, moments.second.flatten()
+        blocks, values = None, moments.second.flatten()
     else:
         eigenvalues, eigenvectors = torch.linalg.eigh(moments.second)
-        vectors, values = eigenvectors.to(like), eigenvalues.flatten()
+        blocks, values = Blocks(eigenvectors.to(like)), eigenvalues.flatten()
     nil = values <= EXACT_NULL_TOLERANCE * values.max()
-    return Side(vectors, values.masked_fill(nil, torch.inf))
+    return Side(blocks, values.masked_fill(nil, torch.inf))
+
+
+def _principal(second: Tensor, count: int) -> tuple[Principal, Tensor]:
+    """The rotation that has the leading eigenvectors of a Gram matrix (d, d), and the second moments along its coordinates.
+
+    By subspace iteration, from the strongest coordinates (Golub and Van Loan, section 7.3).
+    """
+    strongest = second.diagonal().argsort(descending=True, stable=True)
+    basis = torch.eye(len(second)).to(second)[:, strongest[: min(len(second), 2 * count)]]
+    for _ in range(ITERATIONS):
+        basis, _ = torch.linalg.qr(second @ basis)
+    _, vectors = torch.linalg.eigh(basis.mT @ second @ basis)
+    leading = (basis @ vectors.flip(1))[strongest, :count]
+    reflectors, scales = torch.geqrf(leading)
+    reflectors = reflectors.tril(-1) + torch.eye(*reflectors.shape).to(reflectors)
+    factor = torch.linalg.inv((reflectors.mT @ reflectors).triu(1) + (1 / scales).diag())
+    rotation = Principal(torch.empty_like(reflectors).index_copy_(0, strongest, reflectors), factor)
+    coordinates = rotation.rotate(torch.eye(len(second)).to(second))
+    return rotation, (coordinates * (second @ coordinates)).sum(0)
 
 
 class Shares(NamedTuple):
@@ -243,9 +291,11 @@ class FlatSubspace:
         """A random unit vector of a part, isotropic in it; the same draws give the projections of one vector."""
         vector = {}
         for name, basis in self.bases.items():
-            like = basis.inputs.vectors if basis.inputs.vectors is not None else basis.outputs.vectors
-            size = (len(basis.outputs.moments), len(basis.inputs.moments))
-            z = torch.randn(size, generator=draws, device=draws.device).to(like if like is not None else basis.inputs.moments)
+            size, like = (
+                (len(basis.outputs.moments), len(basis.inputs.moments)),
+                (basis.inputs.rotation or basis.outputs.rotation),
+            )
+            z = torch.randn(size, generator=draws, device=draws.device).to(like[0] if like else basis.inputs.moments)
             vector[name] = basis.back(z.mul_(self.mask(name, part))).contiguous()
         norm = length(vector)
         return {name: matrix.div_(norm) for name, matrix in vector.items()}
@@ -303,8 +353,8 @@ def to_tensors(bases: Mapping[str, MatrixBasis]) -> Tensors:
     for name, basis in bases.items():
         for key, side in (("outputs", basis.outputs), ("inputs", basis.inputs)):
             tensors[f"{name}/{key}"] = side.moments
-            if side.vectors is not None:
-                tensors[f"{name}/{key}/vectors"] = side.vectors
+            if side.rotation:
+                tensors |= {f"{name}/{key}/{part}": tensor for part, tensor in side.rotation._asdict().items()}
         tensors[f"{name}/affine"] = torch.tensor(basis.affine)
     return tensors
 
@@ -313,11 +363,11 @@ def from_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> 
     """The other way."""
 
     def side(name: str) -> Side:
-        return Side(tensors.get(f"{name}/vectors"), tensors[name])
+        kinds = (kind for kind in (Blocks, Principal) if f"{name}/{kind._fields[0]}" in tensors)
+        rotation = next((kind(*(tensors[f"{name}/{part}"] for part in kind._fields)) for kind in kinds), None)
+        return Side(rotation, tensors[name])
 
     return {
-        name: MatrixBasis(
-            side(f"{name}/outputs"), side(f"{name}/inputs"), shape.transposed, int(tensors[f"{name}/affine"])
-        )
+        name: MatrixBasis(side(f"{name}/outputs"), side(f"{name}/inputs"), shape.transposed, int(tensors[f"{name}/affine"]))
         for name, shape in shapes.items()
     }

@@ -39,6 +39,9 @@ class AttackModule(TrainingModule, StimulusModule):
         "kl_from_intact",
         "rank_reduction",
         "drift",
+        "path_length",
+        "own_step_flat_share",
+        "flat_rayleigh_over_whole_held_out",
         "null_ratio_median",
         "null_ratio_random",
         "null_energy_eigen_prion",
@@ -86,7 +89,9 @@ class AttackModule(TrainingModule, StimulusModule):
         self.protocol = PROTOCOLS[protocol]
         above("model.lr", lr, 0)
         if not stimuli.compare and protocol != "controlled":
-            raise UserError(f"model.stimuli.compare=false: expected protocol 'controlled', not '{protocol}', which needs controls.")
+            raise UserError(
+                f"model.stimuli.compare=false: expected protocol 'controlled', not '{protocol}', which needs controls."
+            )
         if self.protocol.labels_shifted_twice:  # token t + 2 is scored
             at_least(f"model.stimuli.tokens (protocol '{protocol}')", stimuli.tokens, 3)
 
@@ -144,6 +149,10 @@ class AttackModule(TrainingModule, StimulusModule):
             eigen_prion_runner_up=runner_up,
             eigen_prion_tokens_changed=rows["eigen_prion"]["tokens_changed"],
         )
+
+    def told(self) -> dict[str, Any]:
+        """What is printed at the end, of what this run is about."""
+        return {key: value for key, value in super().told().items() if value is not None}
 
     def train_dataloader(self) -> Iterable[StimulusData]:
         """The stimulus, again at every step; nothing to collate or to prefetch."""

@@ -30,6 +30,8 @@ from lit_degrade.seeds import generator
 from lit_degrade.stimuli.catalyst import allowed_tokens
 from lit_degrade.subjects.catalog import SubjectSpec
 
+ENOUGH = 16
+"""Tokens for each rotated input dimension, from which on own and held-out gradients lie nearly alike in a flat subspace."""
 FACTOR_TOKENS = 512
 """Tokens whose activations are held at once while the eigenbasis is made."""
 
@@ -54,9 +56,15 @@ class FlatModule(SubjectModule):
         settings = self.flat_settings
         self.flat_parameters = self.subject.parameters(settings.target)
         self._shapes: dict[str, Shape] = shapes(self.subject.anatomy, self.flat_parameters)
-        blocks = -(-settings.tokens_per_input * widest(self._shapes) // self.text.block)
-        tokenizer, count = self.subject.tokenizer, settings.calibration_blocks
-        self._factor_ids = self.text.blocks("calibration", tokenizer, max(blocks, count)).ids
+        tokenizer, count, inputs = self.subject.tokenizer, settings.calibration_blocks, widest(self._shapes)
+        stream = self.text.tokens("calibration", tokenizer)
+        blocks = min(-(-settings.tokens_per_input * inputs // self.text.block), len(stream.ids) // self.text.block)
+        self._factor_ids = stream.blocks(self.text.block, max(blocks, count)).ids
+        if self._factor_ids.numel() < min(ENOUGH, settings.tokens_per_input) * inputs:
+            self.record.caution(
+                f"the calibration text has {self._factor_ids.numel()} tokens, for {inputs} input dimensions that are rotated: from "
+                f"{ENOUGH * inputs} on the flat subspace is a property of the text rather than of these tokens."
+            )
         allowed = allowed_tokens(self.subject)
         drawn = torch.randint(len(allowed), (count, self.text.block), generator=generator(self.seed, "certificates", "tokens"))
         self._texts = {
