@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 
 from lit_degrade import modules
 from lit_degrade.checks import at_least, finite
+from lit_degrade.curvature.certificates import FlatSettings
 from lit_degrade.curvature.null_space import NullSpaceSettings
 from lit_degrade.errors import UserError, unknown
 from lit_degrade.modules.stimulus import StimulusSettings
@@ -28,7 +29,13 @@ TOP_KEYS = (
     "subject", "attacked_by", "precision", "adapter", "gradient_checkpointing", "experiment", "results", "cache_gb", "repeat",
     "verbosity", "seed_everything", "config", "text", "model", "trainer",
 )  # fmt: skip
-GROUPS = {"trainer": Trainer, "text": TextSource, "null_space": NullSpaceSettings, "stimuli": StimulusSettings}
+GROUPS = {
+    "trainer": Trainer,
+    "text": TextSource,
+    "null_space": NullSpaceSettings,
+    "flat": FlatSettings,
+    "stimuli": StimulusSettings,
+}
 """What an unknown key is compared with."""
 LINKED = {"subject": "subject", "text": "text", "seed": "seed_everything"}
 """Arguments of every module -> the top-level key that they are taken from."""

@@ -317,9 +317,12 @@ def _sources(config: Mapping[str, Any]) -> list[Path]:
 def _less_memory(options: Any) -> str:
     """The first three settings that are not in use yet and would save the most."""
     arguments = options.model.init_args
-    space = arguments.get("null_space")
+    space, flat = arguments.get("null_space"), arguments.get("flat")
+    if space is not None and space.method == "flat":
+        space = None
     wanted = [
         ("--gradient_checkpointing true", not options.gradient_checkpointing),
+        ("--model.flat.microbatch 1", flat is not None and space is None and flat.microbatch != 1),
         ("--model.null_space.offload true", space is not None and not space.offload),
         ("--model.null_space.microbatch 1", space is not None and space.microbatch != 1),
         ("--model.null_space.directions 3 --model.null_space.products 20", space is not None and space.directions > 3),

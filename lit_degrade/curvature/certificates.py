@@ -30,7 +30,7 @@ class FlatSettings:
     target: str = "blocks"
     """matrices that the space is taken over (`list targets`)"""
     tokens_per_input: int = 32
-    """calibration tokens for each rotated input dimension that the eigenbasis is taken from, or all of that text if it is less"""
+    """calibration tokens for each rotated input dimension that the eigenbasis is taken from; all there are if they are less"""
     calibration_blocks: int = 8
     """blocks of each text whose mean loss defines the curvature of the certificates"""
     draws: int = 3

@@ -1,4 +1,4 @@
-"""A fraction of weight space in which the loss is flat, without a stored direction: the Kronecker eigenbasis, cut at a threshold.
+"""A part of weight space in which the loss is flat, without a stored direction: the Kronecker eigenbasis, cut at a threshold.
 
 In the Kronecker approximation the curvature of a matrix along g_i ⊗ a_j is b_i a_j, with b_i and g_i the eigenvalues and
 eigenvectors of the second moment G of the gradients by its outputs, and a_j and a_j those of the second moment A of its inputs
@@ -235,7 +235,7 @@ class FlatSubspace:
     bases: Mapping[str, MatrixBasis]
     fraction: float
     threshold: float
-    """largest b_i a_j inside"""
+    """which no b_i a_j inside exceeds"""
     seed: int
     """of the random parts"""
 

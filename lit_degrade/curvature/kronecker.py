@@ -14,7 +14,7 @@ FLOOR = 1e-2
 
 
 Flows = dict[str, tuple[Tensor, Tensor]]
-"""Matrix -> its inputs x (tokens, in), and the gradients δ (tokens, out) of the loss by its outputs; its own gradient is Σ δ x'."""
+"""Matrix -> its inputs x (tokens, in), and the loss gradients δ (tokens, out) of its outputs; its own gradient is Σ δ x'."""
 
 
 def flows(model: Any, names: Iterable[str], loss: Callable[[], Tensor]) -> Flows:

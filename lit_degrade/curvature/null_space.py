@@ -23,7 +23,7 @@ class NullSpaceSettings:
     """How much to spend on the null space."""
 
     method: Literal["krylov", "flat"] = "krylov"
-    """krylov: a few explicit directions, as the settings below have them; flat: the flat subspace (model.flat), none of these"""
+    """krylov: a few explicit directions, as the settings below have it; flat: the flat subspace, as model.flat has it"""
     directions: int = 10
     """orthonormal low-curvature directions"""
     products: int = 60

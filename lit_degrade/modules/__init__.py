@@ -26,5 +26,6 @@ from lit_degrade.modules.super_weights import SuperWeightModule
 __all__ = [
     "AdversarialModule", "AttackModule", "BenchmarkModule", "BitSearchModule", "BitSensitivityModule", "CatalystModule",
     "ComparisonModule", "CriticalityModule", "EvaluateModule", "ExchangeRateModule", "FinetuneModule", "FlatnessModule",
-    "GenerateModule", "LayerAblationModule", "PretrainModule", "PromptModule", "PruneModule", "SubjectModule", "SuperWeightModule",
+    "GenerateModule", "LayerAblationModule", "PretrainModule", "PromptModule", "PruneModule", "SubjectModule",
+    "SuperWeightModule",
 ]  # fmt: skip

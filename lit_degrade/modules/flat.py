@@ -62,8 +62,8 @@ class FlatModule(SubjectModule):
         self._factor_ids = stream.blocks(self.text.block, max(blocks, count)).ids
         if self._factor_ids.numel() < min(ENOUGH, settings.tokens_per_input) * inputs:
             self.record.caution(
-                f"the calibration text has {self._factor_ids.numel()} tokens, for {inputs} input dimensions that are rotated: from "
-                f"{ENOUGH * inputs} on the flat subspace is a property of the text rather than of these tokens."
+                f"the calibration text has {self._factor_ids.numel()} tokens, for {inputs} input dimensions that are rotated: "
+                f"from {ENOUGH * inputs} on the flat subspace is a property of the text rather than of these tokens."
             )
         allowed = allowed_tokens(self.subject)
         drawn = torch.randint(len(allowed), (count, self.text.block), generator=generator(self.seed, "certificates", "tokens"))

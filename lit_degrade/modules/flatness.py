@@ -20,7 +20,7 @@ from lit_degrade.text import TextSource
 
 
 class FlatnessModule(MeasuringModule, FlatModule):
-    """The static control: random changes of the block matrices, of given sizes, inside the flat subspace, outside, everywhere."""
+    """The static control: random changes of the block matrices, of given sizes, in the flat subspace, outside and all over."""
 
     doing = "flatness"
     headline = (

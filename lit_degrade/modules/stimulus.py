@@ -117,7 +117,7 @@ class StimulusModule(FlatModule):
             self._measure_null_space()
 
     def null_energies(self, vector: dict[str, Tensor]) -> tuple[float, float | None]:
-        """Shares of the energy of a vector over `null_parameters` in the null space and, where there is one, the signal subspace."""
+        """Shares of a vector's energy over `null_parameters` in the null space and, if there is one, the signal subspace."""
         if self.null_space is None:
             assert self.flat is not None
             return self.flat.shares(vector).flat, None

@@ -97,7 +97,9 @@ def test_screen_is_the_directional_derivative_and_counts_its_cost(tiny: Subject)
     for candidate, score in zip(candidates, scores, strict=True):
         assert float(score) == pytest.approx(float(w @ flatten(objective.gradient(candidate))), rel=1e-3, abs=1e-9)
     # at the sequence itself the direction is orthogonal to the gradient: rescaling g does not change the share
-    assert abs(float(w @ flatten(objective.gradient(tokens)))) < 1e-4 * float(w.norm() * flatten(objective.gradient(tokens)).norm())
+    assert abs(float(w @ flatten(objective.gradient(tokens)))) < 1e-4 * float(
+        w.norm() * flatten(objective.gradient(tokens)).norm()
+    )
 
 
 def test_search_is_monotone_changes_tokens_and_keeps_its_budget(tiny: Subject) -> None:

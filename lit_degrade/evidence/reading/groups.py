@@ -8,15 +8,17 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from lit_degrade.curvature.catalog import PROJECTIONS
 from lit_degrade.records.conditions import Fact
 from lit_degrade.stimuli.catalog import OPTIMIZERS, PROTOCOLS, STIMULI
 from lit_degrade.subjects.catalog import ADAPTERS, PRECISIONS
 
-NOT_GROUPS = ("experiment", "seed", "null_space.microbatch", "null_space.offload")
+NOT_GROUPS = ("experiment", "seed", "null_space.microbatch", "null_space.offload", "flat.microbatch")
 """Settings that do not make another group: where a record lies, what it was drawn with, and how memory was saved."""
 COUNTS = ("asked", "done", "diverged", "failed", "missing", "filtered")
 CATALOGUES = {
     "stimulus": STIMULI, "optimizer": OPTIMIZERS, "protocol": PROTOCOLS, "precision": PRECISIONS, "adapter": ADAPTERS,
+    "projection": PROJECTIONS,
 }  # fmt: skip
 """Settings whose values have an order of their own."""
 FilterMethod = Literal["iqr", "zscore"]
