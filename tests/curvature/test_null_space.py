@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import random_model, wrap
+from conftest import FAMILY_CONFIGS, random_model, wrap
 from torch import Tensor
 
 from lit_degrade.curvature.kronecker import kronecker_factors
@@ -124,3 +124,28 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
         NullSpaceSettings(directions=11).check(10)
     with pytest.raises(UserError, match="products=5: expected 20 or more"):
         NullSpaceSettings(products=5).check(1000)
+
+
+@pytest.mark.parametrize("family", FAMILY_CONFIGS)
+def test_the_mean_of_what_is_written_is_null_behind_a_layernorm_only(family: str) -> None:
+    """One direction for each column of each matrix that writes to the residual stream; RMSNorm sees every direction."""
+    subject = wrap(random_model(family))
+    tokens = torch.randint(8, 96, (8, 32), generator=torch.Generator().manual_seed(0))
+    parameters = subject.parameters("blocks")
+
+    def loss() -> Tensor:
+        return token_nll(subject.model(input_ids=tokens).logits, tokens).mean()
+
+    nulls = exact_nulls(subject.anatomy, parameters, kronecker_factors(subject.model, parameters, [loss]))
+    found = {null.site.parameter: null for null in nulls if null.side == "outputs"}
+    absent = {null.site.parameter: null.dims // 32 for null in nulls if null.side == "inputs" and null.first_row == 0}
+    writers = {s.parameter for s in subject.anatomy.sites if s.component in ("attn_o", "mlp_down") and s.kind == "weight"}
+    layer_norms = any(isinstance(module, torch.nn.LayerNorm) for module in subject.anatomy.blocks[0].modules())
+    assert writers & set(found) == (writers if layer_norms else set())
+    for name in writers & set(found):
+        null = found[name]
+        torch.testing.assert_close(null.vectors.abs(), torch.full((32, 1), 32**-0.5).double(), atol=1e-5, rtol=0)
+        assert null.dims + absent.get(name, 0) == null.shape.numel() // 32
+    for name in set(found) - writers:  # of OPT, neurons behind a ReLU that this batch never lets through
+        assert subject.anatomy.family == "opt"
+        assert float(found[name].vectors.abs().max()) > 0.99
