@@ -156,9 +156,9 @@ def find_basis(
         losses: parts of the loss, of 16 times `widest` tokens or more in all.
         on_part: called after each part (progress).
 
-    Memory: float64 sums, of the size of the basis, and of the square of the neurons that feed an `mlp_down`.
+    Memory: float64 sums of the size of the basis, and float32 ones of the square of the neurons that feed each `mlp_down`.
     """
-    inputs = {name: Moments(None if shape.principal else shape.inputs) for name, shape in shapes.items()}
+    inputs = {name: Moments(None if shape.principal else shape.inputs, bool(shape.principal)) for name, shape in shapes.items()}
     gradients = {name: Moments(shape.outputs) for name, shape in shapes.items()}
     for loss in losses:
         for name, (x, d) in flows(model, parameters, loss).items():
@@ -183,8 +183,8 @@ def _affine(inputs: Moments) -> int:
 def _side(moments: Moments, like: Tensor, principal: int = 0) -> Side:
     """The eigenvectors of diagonal blocks; or the leading ones of all, and beside them what the other coordinates become."""
     if principal:
-        rotation, values = _principal(moments.second[0], principal)
-        squares = moments.second[0].diagonal()
+        squares = moments.squares[0]
+        rotation, values = _principal(moments.second[0].double().diagonal_scatter(squares), principal)
         nil = squares <= EXACT_NULL_TOLERANCE * squares.max()  # they stay coordinates
         return Side(Principal(*(part.to(like) for part in rotation)), values.masked_fill(nil, torch.inf))
     if moments.size == 1:
@@ -212,7 +212,8 @@ def _principal(second: Tensor, count: int) -> tuple[Principal, Tensor]:
     factor = torch.linalg.inv((reflectors.mT @ reflectors).triu(1) + (1 / scales).diag())
     rotation = Principal(torch.empty_like(reflectors).index_copy_(0, strongest, reflectors), factor)
     coordinates = rotation.rotate(torch.eye(len(second)).to(second))
-    return rotation, (coordinates * (second @ coordinates)).sum(0)
+    values = (coordinates * (second @ coordinates)).sum(0)
+    return rotation, values.clamp_min(EXACT_NULL_TOLERANCE * float(values.max()))  # rounding may leave less than nothing
 
 
 class Shares(NamedTuple):

@@ -77,23 +77,23 @@ class Moments:
     Exact nulls lie at 1e-15 of the largest eigenvalue and can be told from what is merely flat in float64 only.
     """
 
-    def __init__(self, size: int | None = None) -> None:
-        """Keep blocks of `size` rows and columns; all of the matrix by default."""
-        self.size = size
+    def __init__(self, size: int | None = None, light: bool = False) -> None:
+        """Keep blocks of `size` rows and columns, by default all; `light`: in float32 but for the diagonal."""
+        self.size, self.light = size, light
         self.count = 0
 
     def add(self, x: Tensor) -> None:
         """Add rows (n, d)."""
-        blocks = x.detach().double().unflatten(1, (-1, self.size or x.shape[1])).transpose(0, 1)
-        if self.size == 1:
-            second, total = blocks.square().sum(1, keepdim=True), blocks.sum(1)
-        else:
-            second, total = blocks.mT @ blocks, blocks.sum(1)
+        exact = x.detach().double().unflatten(1, (-1, self.size or x.shape[1])).transpose(0, 1)
+        squares, total = exact.square().sum(1), exact.sum(1)
+        rows = exact.float() if self.light else exact
+        second = squares[:, None].clone() if self.size == 1 else rows.mT @ rows
         if self.count:
             self.second += second
+            self.squares += squares
             self.total += total
         else:
-            self.second, self.total = second, total
+            self.second, self.squares, self.total = second, squares, total
         self.count += len(x)
 
     def centred(self) -> Tensor:

@@ -76,7 +76,7 @@ def test_out_of_memory_is_one_line_with_three_settings(
     """A real failure of the host's allocator, in the middle of a run."""
     from lit_degrade.modules.attack import AttackModule
 
-    monkeypatch.setattr(AttackModule, "measure_null_space", lambda self: torch.empty(2**50))
+    monkeypatch.setattr(AttackModule, "measure_geometry", lambda self: torch.empty(2**50))
     assert main([*PRIORITY3, *args, "--results", str(tmp_path)]) == 1
     err = capsys.readouterr().err.strip()
     assert err == f"lit_degrade: out of memory. These would help: {advice}"
