@@ -243,6 +243,12 @@ def test_losses_below_zero_and_without_a_value_are_seen(tmp_path: Path) -> None:
     assert plate.caption.endswith("not finite, or beyond 1e100 (1). 3 of 3 runs are shown.")
 
 
+def test_losses_of_which_none_is_finite_are_crosses(tmp_path: Path) -> None:
+    changed(tmp_path, [row | {DAMAGE: math.inf} for row in changes(1)])
+    (ax,) = visible(of(section(tmp_path), "flatness"))
+    assert len(ax.texts) == len(PARTS) * len(SIZES)
+
+
 def test_groups_have_a_panel_each(tmp_path: Path) -> None:
     for fraction in (0.1, 0.5):
         for seed in (43, 44):

@@ -14,6 +14,7 @@ from lit_degrade.evidence.topics import (
     doses,
     effects,
     exchange_rates,
+    flatness,
     maps,
     outcomes,
     pruning,
@@ -24,8 +25,9 @@ from lit_degrade.evidence.topics import (
 from lit_degrade.extensions import extensions
 
 TOPICS = (
-    outcomes.TOPIC, exchange_rates.TOPIC, doses.TOPIC, effects.TOPIC, stability.TOPIC, maps.TOPIC, super_weights.TOPIC,
-    clusters.TOPIC, bits.TOPIC, adversarial.TOPIC, pruning.TOPIC, benchmarks.TOPIC, variants.TOPIC, courses.TOPIC,
+    outcomes.TOPIC, exchange_rates.TOPIC, flatness.TOPIC, doses.TOPIC, effects.TOPIC, stability.TOPIC, maps.TOPIC,
+    super_weights.TOPIC, clusters.TOPIC, bits.TOPIC, adversarial.TOPIC, pruning.TOPIC, benchmarks.TOPIC, variants.TOPIC,
+    courses.TOPIC,
 )  # fmt: skip
 """The suite's own."""
 
