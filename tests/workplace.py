@@ -29,6 +29,9 @@ ATTACK = PROBE | {
     "model.null_space.products": 20, "model.null_space.random_directions": 3, "model.stimuli.evaluations": 30,
     "trainer.max_steps": 3,
 }  # fmt: skip
+FLAT = PROBE | {
+    "model.flat.tokens_per_input": 1, "model.flat.calibration_blocks": 1, "model.flat.draws": 1, "model.flat.products": 2,
+}  # fmt: skip
 SHRUNK: dict[str, dict[str, Any]] = {
     "adversarial": PROBE | {
         "model.epsilons": [0.0, 0.1], "model.steps": 2, "model.draws": 1, "model.windows": 2, "model.token_changes": [1],
@@ -56,6 +59,8 @@ SHRUNK: dict[str, dict[str, Any]] = {
     "evaluate": PROBE,
     "exchange_rate": PROBE | {"model.methods": "zero", "model.targets": "mlp_only", "model.repetitions": 1},
     "finetune": PROBE | {"trainer.max_steps": 2},
+    "flat_attack": FLAT | {"trainer.max_steps": 2, "model.stimuli.evaluations": 30},
+    "flatness": FLAT | {"model.relative_norms": [0.1], "model.draws": 1},
     "layer_ablation": PROBE,
     "priority1": ATTACK,
     "priority2": ATTACK,
@@ -74,7 +79,7 @@ KEPT = {
     "priority3_optimizer": ("model.optimizer",),
     "priority4_shield": ("config",), "audit": ("model.protocol",), "robustness": ("model.perturbation.method",),
     "integrated": ("config",), "pipeline": ("config",), "criticality": (), "exchange_rate": (), "degradation": (),
-    "adversarial": (), "pruning": ("model.prune.method",),
+    "adversarial": (), "flat_attack": ("model.projection",), "flatness": (), "pruning": ("model.prune.method",),
 }  # fmt: skip
 """Sweep -> the parameters that it is about: they keep two values (configs of analyses: all), every other one keeps one."""
 LEVELS = {"degradation": [0.0, 0.5]}

@@ -266,11 +266,11 @@ def find_null_space(
             on_product()
         return torch.stack(rows)
 
-    top = krylov(product, random(1), settings.products // 2, on_product)
+    top = krylov(product, random(1), settings.products // 2, on_product, torch.bfloat16)
     values, signal, _ = top.extreme(settings.signal)
     del top
     flat = clean(flat_random(factors, hessian.parameters, settings.directions, generator, store))
-    bottom = krylov(product, flat, settings.products - settings.products // 2, on_product)
+    bottom = krylov(product, flat, settings.products - settings.products // 2, on_product, torch.bfloat16)
     directions = orthonormal(clean(bottom.flattest(settings.directions)))
     del bottom
     products = images(directions)

@@ -1,6 +1,6 @@
 """Runs that need a subject's flat subspace: found, certified, recorded, and shared between runs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import partial
 from statistics import fmean
@@ -21,7 +21,7 @@ from lit_degrade.curvature.flat_subspace import (
     widest,
 )
 from lit_degrade.curvature.kronecker import flows
-from lit_degrade.curvature.products import HessianProducts, HvpMethod, Losses
+from lit_degrade.curvature.products import HessianProducts, HvpMethod, Losses, step_length
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import tables
@@ -39,6 +39,11 @@ FACTOR_TOKENS = 512
 def hvp_method(spec: SubjectSpec) -> HvpMethod:
     """How products are formed: exactly, but at int8, whose kernels have no second derivative."""
     return "central_difference" if spec.precision == "int8" else "exact"
+
+
+def hvp_facts(method: HvpMethod, parameters: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Columns of the summary about products: how they are formed and, where that has a step, its length."""
+    return {"hvp": method} | ({"hvp_step": step_length(parameters)} if method == "central_difference" else {})
 
 
 class FlatModule(SubjectModule):
@@ -94,7 +99,7 @@ class FlatModule(SubjectModule):
             flat_affine_dims=sum(basis.affine for basis in bases.values()),
             flat_tokens=self._factor_ids.numel(),
             flat_basis_bytes=sum(t.numel() * t.element_size() for t in tensors.values()),
-            hvp=hvp_method(self.spec),
+            **hvp_facts(hvp_method(self.spec), self.flat_parameters),
             **facts,
         )
         self.record.save_table(tables.CERTIFICATES, rows)

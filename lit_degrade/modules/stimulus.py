@@ -14,7 +14,7 @@ from lit_degrade.curvature.kronecker import kronecker_factors
 from lit_degrade.curvature.null_space import NullSpace, NullSpaceSettings, exact_nulls, find_null_space
 from lit_degrade.curvature.products import HessianProducts, HvpMethod, Losses, flatten
 from lit_degrade.measures.perplexity import token_nll
-from lit_degrade.modules.flat import FlatModule, hvp_method
+from lit_degrade.modules.flat import FlatModule, hvp_facts, hvp_method
 from lit_degrade.records import tables
 from lit_degrade.records.cache import Parts
 from lit_degrade.seeds import generator
@@ -107,7 +107,9 @@ class StimulusModule(FlatModule):
             self.calibration = self.text.blocks("calibration", tokenizer, self.settings.calibration_blocks).ids.to(device)
             self.null_parameters = self.subject.parameters(self.settings.target)
             self.settings.check(sum(p.numel() for p in self.null_parameters.values()))
-        self.record.add(tokens=self.stimuli.tokens, sequences=self.stimuli.sequences, hvp=self.hvp)
+        self.record.add(
+            tokens=self.stimuli.tokens, sequences=self.stimuli.sequences, **hvp_facts(self.hvp, self.null_parameters)
+        )
 
     def measure_geometry(self) -> None:
         """Find, certify and record the spaces that the run is about."""

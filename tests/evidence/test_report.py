@@ -267,6 +267,7 @@ def test_claims_files_of_the_suite_load() -> None:
         "priority2",
         "priority3",
         "priority4",
+        "flat_attack",
         "healing",
         "audit",
         "criticality",
