@@ -66,7 +66,7 @@ def extreme_eigenvalue(
     """
     alphas: list[float] = []
     betas: list[float] = []
-    v, before = start, dict.fromkeys(start)
+    v, before = start, start  # there is none before the first
     for _ in range(products):
         w = product(v)
         on_product()
@@ -147,7 +147,7 @@ def _extremes(
 
 def _together(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Means over the directions of a part, inside over those of the whole space, on every text."""
-    facts = {}
+    facts: dict[str, Any] = {}
     for text in TEXTS:
         mean = {
             (name, part): sum(values) / len(values)

@@ -81,6 +81,9 @@ class Moments:
         """Keep blocks of `size` rows and columns, by default all; `light`: in float32 but for the diagonal."""
         self.size, self.light = size, light
         self.count = 0
+        self.second: Tensor
+        self.squares: Tensor
+        self.total: Tensor
 
     def add(self, x: Tensor) -> None:
         """Add rows (n, d)."""

@@ -135,7 +135,7 @@ class HessianProducts:
 
 
 def central_difference(function: Callable[[], Any], parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]) -> Any:
-    """(f(w + h d) - f(w - h d)) / 2h for a unit direction d, h = `step_length`; the weights are put back bit for bit, also on error.
+    """(f(w + h d) - f(w - h d)) / 2h for a unit direction d, h = `step_length`; the weights are put back bit for bit.
 
     Args:
         function: of the parameters' current values; gives a tensor, or tensors by name.

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from lit_degrade.modules.flat import FlatModule, hvp_facts, hvp_method
 from lit_degrade.records import tables
 from lit_degrade.records.cache import Parts
 from lit_degrade.seeds import generator
-from lit_degrade.stimuli.catalog import STIMULI, Stimulus
+from lit_degrade.stimuli.catalog import Stimulus
 from lit_degrade.stimuli.catalyst import (
     Catalyst,
     EnergyObjective,
@@ -192,7 +192,7 @@ class StimulusModule(FlatModule):
         names: list[Made] = [stimulus] if stimulus else []
         if self.stimuli.compare or not stimulus:
             left_out = "anti_catalyst" if self.settings.method == "krylov" and stimulus != "anti_catalyst" else ""
-            names = [name for name in STIMULI if name != left_out] + ["random_swap"]  # type: ignore[misc,list-item]
+            names = [*(name for name in get_args(Stimulus) if name != left_out), "random_swap"]
         depends_on = {
             **self._depends_on(),
             "stimuli": asdict(self.stimuli),
