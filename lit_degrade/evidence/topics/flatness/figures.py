@@ -239,8 +239,7 @@ def _path_plates(section: Section) -> list[Plate]:
         "What training costs on held-out text when every step is confined to a part of weight space, against the length of the "
         f"path of the weights, the sum of the lengths of all steps. {_about(parts)} Small points: runs; markers: mean "
         f"over runs that differ in nothing but their seed; bars: 95 % Student t interval of the cost (n = {counts}), cut where "
-        f"it leaves the panel; lines join means that differ in the learning rate. Parts stand a "
-        f"little beside each other. {_scale_words(start)}"
+        f"it leaves the panel; lines join means that differ in the learning rate. {_scale_words(start)}"
     )
     name = "flat_attack" if section.design.figure != "flat_attack" else "flat_attack_paths"  # no two figures have one name
     lacking = "without steps inside a part of weight space"
@@ -259,28 +258,28 @@ def _path_page(panels: Panels, start: int) -> Figure:
     _loss_axis(axes, start)
     parts = _parts(found.values())
     lengths = [float(length) for own in each for length in own[PATH]]
-    looks, beside = _looks(parts), _beside(parts, lengths)
+    looks = _looks(parts)
     for ax, by_part in zip(axes.flat, found.values(), strict=False):
         for part in ordered(set(by_part), PARTS):
             for own in by_part[part]:
                 style: Any = {"marker": looks[part].marker, "lw": 0, "alpha": 0.4, "zorder": 3}
-                ax.scatter(own[PATH] * beside[part], own[DAMAGE], s=9, color=looks[part].colour, **style)
+                ax.scatter(own[PATH], own[DAMAGE], s=9, color=looks[part].colour, **style)
     top = axes.flat[0]
     _reach(top, lengths, [own[DAMAGE].to_numpy(dtype=float) for own in each], start)
     _size_axis(top, min(lengths), max(lengths))
     for ax, by_part in zip(axes.flat, found.values(), strict=False):
         for part in ordered(set(by_part), PARTS):
-            _path(ax, by_part[part], looks[part], beside[part])
+            _path(ax, by_part[part], looks[part])
     figure.supxlabel("length of the path of the weights [L2 norm, log scale]", fontsize=8)
     figure.supylabel(LOST, fontsize=8)
     legend(figure, {words(part): looks[part] for part in parts})
     return figure
 
 
-def _path(ax: Axes, each: Sequence[pd.DataFrame], look: Look, beside: float) -> None:
+def _path(ax: Axes, each: Sequence[pd.DataFrame], look: Look) -> None:
     """One part in one panel: means with intervals, and the line that joins them."""
     own = sorted(each, key=lambda lines: float(lines[PATH].mean()))
-    at, means = [beside * float(lines[PATH].mean()) for lines in own], [float(lines[DAMAGE].mean()) for lines in own]
+    at, means = [float(lines[PATH].mean()) for lines in own], [float(lines[DAMAGE].mean()) for lines in own]
     ax.plot(at, means, color=look.colour, ls=look.line, lw=1.3, zorder=2)
     for x, lines in zip(at, own, strict=True):
         _mean(ax, x, lines[DAMAGE].to_numpy(dtype=float), look)
