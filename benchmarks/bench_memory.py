@@ -2,6 +2,8 @@
 
 python benchmarks/bench_memory.py          # the embedded ladder
 python benchmarks/bench_memory.py 160m     # random weights in the shape of Pythia-160M, on the CPU: ten minutes on 2 cores
+python benchmarks/bench_memory.py flat     # the same subject, an attack inside a flat subspace: five minutes
+python benchmarks/bench_memory.py whole    # the same with everything that an attack has, and its time: half an hour
 """
 
 import json
@@ -13,13 +15,23 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 LIGHT = ["--config", "configs/null_spaces/light.yaml"]
+BRIEF = ["--trainer.max_steps=3", "--text.probe_tokens=2048", "--model.stimuli.evaluations=30"]
 SHORT = [
-    "--trainer.max_steps=3",
-    "--text.probe_tokens=2048",
-    "--model.stimuli.evaluations=30",
+    *BRIEF,
     "--model.null_space.calibration_blocks=1",
     "--model.null_space.random_directions=1",
 ]
+FLAT = [
+    "--model.stimulus=eigen_prion",
+    "--model.projection=flat",
+    "--model.flat.microbatch=1",
+    "--model.flat.calibration_blocks=2",
+    "--model.flat.products=10",
+    "--model.flat.draws=1",
+]
+FEW_TOKENS = ["--model.flat.tokens_per_input=1", *BRIEF]
+WHOLE = ["--model.flat.tokens_per_input=4", "--text.probe_tokens=8192"]
+"""12,288 tokens: 16 for each of the 768 inputs that are rotated as a whole."""
 VARIANTS = {
     "light null space": LIGHT,
     "light, gradient checkpointing": [*LIGHT, "--gradient_checkpointing=true"],
@@ -42,7 +54,7 @@ def random_160m(folder: Path) -> None:
     AutoTokenizer.from_pretrained(ROOT / "lit_degrade/subjects/embedded/tiny-1m").save_pretrained(folder)
 
 
-def peak(*args: str) -> tuple[int, dict[str, float]]:
+def peak(*args: str, config: str = "priority1") -> tuple[int, dict[str, float]]:
     """Peak resident bytes of one attack, and how long its stages took."""
     with tempfile.TemporaryDirectory() as results:
         command = [
@@ -51,7 +63,7 @@ def peak(*args: str) -> tuple[int, dict[str, float]]:
             "lit_degrade",
             "fit",
             "--config",
-            "configs/priority1.yaml",
+            f"configs/{config}.yaml",
             *args,
             f"--results={results}",
         ]
@@ -71,6 +83,12 @@ def main() -> None:
             for name, args in VARIANTS.items():
                 found, durations = peak("--subject", temporary, *SHORT, *args)
                 print(f"{name:<45}{found / 1e9:6.2f} GB   {durations['total']:6.0f} s", flush=True)
+    elif sys.argv[1:] in (["flat"], ["whole"]):
+        with tempfile.TemporaryDirectory() as temporary:
+            random_160m(Path(temporary))
+            size = FEW_TOKENS if sys.argv[1] == "flat" else WHOLE
+            found, durations = peak("--subject", temporary, *FLAT, *size, config="flat_attack")
+            print(f"flat attack, {sys.argv[1]:<32}{found / 1e9:6.2f} GB   {durations}", flush=True)
     else:
         for subject in ("tiny-60k", "tiny-250k", "tiny-1m", "tiny-3m"):
             for name, args in {"as in priority1": [], "light null space": LIGHT}.items():

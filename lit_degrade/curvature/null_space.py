@@ -22,8 +22,6 @@ EXACT_NULL_TOLERANCE = 1e-12
 class NullSpaceSettings:
     """How much to spend on the null space."""
 
-    method: Literal["krylov", "flat"] = "krylov"
-    """krylov: a few explicit directions, as the settings below have it; flat: the flat subspace, as model.flat has it"""
     directions: int = 10
     """orthonormal low-curvature directions"""
     products: int = 60
@@ -43,6 +41,8 @@ class NullSpaceSettings:
     """calibration blocks whose activations are held at once, 0: all; fewer need less memory and half as much time again"""
     offload: bool = False
     """keep directions and Krylov spaces in the host's memory rather than on the accelerator"""
+    method: Literal["krylov", "flat"] = "krylov"
+    """krylov: a few explicit directions, as these settings have it; flat: the flat subspace, as model.flat has it"""
 
     def __post_init__(self) -> None:
         """Raise: UserError for sizes that cannot work."""
