@@ -65,10 +65,10 @@ class FlatModule(SubjectModule):
         stream = self.text.tokens("calibration", tokenizer)
         blocks = min(-(-settings.tokens_per_input * inputs // self.text.block), len(stream.ids) // self.text.block)
         self._factor_ids = stream.blocks(self.text.block, max(blocks, count)).ids
-        if self._factor_ids.numel() < min(ENOUGH, settings.tokens_per_input) * inputs:
+        if self._factor_ids.numel() < ENOUGH * inputs:
             self.record.caution(
-                f"the calibration text has {self._factor_ids.numel()} tokens, for {inputs} input dimensions that are rotated: "
-                f"from {ENOUGH * inputs} on the flat subspace is a property of the text rather than of these tokens."
+                f"the flat subspace is taken from {self._factor_ids.numel()} tokens, for {inputs} input dimensions that are "
+                f"rotated: from {ENOUGH * inputs} on it is a property of the text rather than of these tokens."
             )
         allowed = allowed_tokens(self.subject)
         drawn = torch.randint(len(allowed), (count, self.text.block), generator=generator(self.seed, "certificates", "tokens"))
@@ -105,7 +105,7 @@ class FlatModule(SubjectModule):
         self.record.save_table(tables.CERTIFICATES, rows)
         return self.flat
 
-    def flat_losses(self, ids: Tensor, at_once: int, mean: bool) -> Losses:
+    def losses_on(self, ids: Tensor, at_once: int, mean: bool) -> Losses:
         """Negative log-likelihood of some text, in float32 whatever the subject's precision, in parts of `at_once` windows."""
         total = ids[:, 1:].numel() if mean else 1
 
@@ -115,7 +115,7 @@ class FlatModule(SubjectModule):
         return [partial(part, tokens) for tokens in ids.to(self.subject.device).split(at_once)]
 
     def _find_basis(self) -> Parts:
-        losses = self.flat_losses(self._factor_ids, max(1, FACTOR_TOKENS // self.text.block), mean=False)
+        losses = self.losses_on(self._factor_ids, max(1, FACTOR_TOKENS // self.text.block), mean=False)
         with self.progress("flat subspace", len(losses)) as progress:
             bases = find_basis(self.model, self.flat_parameters, self._shapes, losses, progress.advance)
         return to_tensors(bases), None
@@ -125,7 +125,7 @@ class FlatModule(SubjectModule):
         settings = self.flat_settings
 
         def hessian(ids: Tensor) -> HessianProducts:
-            losses = self.flat_losses(ids, settings.microbatch or len(ids), mean=True)
+            losses = self.losses_on(ids, settings.microbatch or len(ids), mean=True)
             return HessianProducts(losses, self.flat_parameters, hvp_method(self.spec))
 
         hessians: dict[str, Callable[[], HessianProducts]] = {text: partial(hessian, ids) for text, ids in self._texts.items()}
@@ -133,12 +133,14 @@ class FlatModule(SubjectModule):
             rows, facts = certify(hessians, self.flat, settings, self.seed, progress.advance)
         shares = {text: fmean(map(self._share, ids)) for text, ids in self._texts.items()}
         facts |= {f"flat_share_{text}": share for text, share in shares.items()}
-        return {}, (rows, facts | {"flat_share_held_out_over_own": shares["held_out"] / shares["calibration"]})
+        if shares["calibration"] > 0:
+            facts["flat_share_held_out_over_own"] = shares["held_out"] / shares["calibration"]
+        return {}, (rows, facts)
 
     def _share(self, ids: Tensor) -> float:
         """Share of the energy of the gradient of one window (length,) that lies in the flat subspace."""
         assert self.flat is not None
-        (loss,) = self.flat_losses(ids[None], 1, mean=True)
+        (loss,) = self.losses_on(ids[None], 1, mean=True)
         return self.flat.shares_of_gradient(flows(self.model, self.flat_parameters, loss)).flat
 
     def _basis_depends_on(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -13,7 +12,6 @@ from lit_degrade.curvature.certificates import FlatSettings
 from lit_degrade.curvature.kronecker import kronecker_factors
 from lit_degrade.curvature.null_space import NullSpace, NullSpaceSettings, exact_nulls, find_null_space
 from lit_degrade.curvature.products import HessianProducts, HvpMethod, Losses, flatten
-from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.modules.flat import FlatModule, hvp_facts, hvp_method
 from lit_degrade.records import tables
 from lit_degrade.records.cache import Parts
@@ -171,13 +169,8 @@ class StimulusModule(FlatModule):
         }
 
     def calibration_losses(self) -> Losses:
-        """Mean negative log-likelihood of the calibration text, in float32 whatever the subject's precision, in its parts."""
-        total = self.calibration[:, 1:].numel()
-
-        def part(tokens: Tensor) -> Tensor:
-            return token_nll(self.model(input_ids=tokens, use_cache=False).logits, tokens).sum() / total
-
-        return [partial(part, tokens) for tokens in self.calibration.split(self.settings.microbatch or len(self.calibration))]
+        """Mean negative log-likelihood of the calibration text, in its parts."""
+        return self.losses_on(self.calibration, self.settings.microbatch or len(self.calibration), mean=True)
 
     def synthesise(self, seed: int, stimulus: Stimulus | None = None) -> tuple[dict[Made, StimulusData], list[dict[str, Any]]]:
         """Stimuli for one seed, and a row for each with its share of gradient energy in the null space.
