@@ -292,11 +292,10 @@ class FlatSubspace:
         """A random unit vector of a part, isotropic in it; the same draws give the projections of one vector."""
         vector = {}
         for name, basis in self.bases.items():
-            size, like = (
-                (len(basis.outputs.moments), len(basis.inputs.moments)),
-                (basis.inputs.rotation or basis.outputs.rotation),
-            )
-            z = torch.randn(size, generator=draws, device=draws.device).to(like[0] if like else basis.inputs.moments)
+            size = (len(basis.outputs.moments), len(basis.inputs.moments))
+            rotation = basis.inputs.rotation or basis.outputs.rotation
+            like = rotation[0] if rotation else basis.inputs.moments
+            z = torch.randn(size, generator=draws, device=draws.device).to(like)
             vector[name] = basis.back(z.mul_(self.mask(name, part))).contiguous()
         norm = length(vector)
         return {name: matrix.div_(norm) for name, matrix in vector.items()}
