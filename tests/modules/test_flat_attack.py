@@ -141,18 +141,24 @@ def test_what_runs_share_is_computed_once(attacks: dict[str, Path]) -> None:
     [
         ["--precision", "bf16"],
         ["--precision", "fp16", "--adapter", "lora"],
+        ["--precision", "int8", "--adapter", "lora"],
         ["--model.optimizer", "sgd_matched"],
         ["--model.stimulus", "eigen_prion", "--model.stimuli.evaluations", "60", "--model.stimuli.compare", "true"],
         ["--gradient_checkpointing", "true", "--model.flat.microbatch", "1"],
         ["--model.null_space.method", "krylov", "--model.null_space.products", "20"],
     ],
-    ids=["bf16", "lora", "matched", "catalyst", "light", "krylov"],
+    ids=["bf16", "lora", "int8", "matched", "catalyst", "light", "krylov"],
 )
 def test_every_way_to_train_can_be_confined(how: list[str], tmp_path: Path) -> None:
     summary = summary_of(run(tmp_path, *how, verb=ATTACK))
     assert summary["exit_state"] == "done"
     assert summary["path_length"] > 0
     assert summary["drift"] > 0
+    if "int8" in how:
+        assert summary["hvp"] == "central_difference"
+        assert summary["hvp_step"] == pytest.approx(
+            1.1e-4 * (summary["flat_dims"] / 0.5 + summary["flat_excluded_dims"]) ** 0.5
+        )
     if "true" in how and "eigen_prion" in how:
         energy = {name: summary[f"null_energy_{name}"] for name in ("eigen_prion", "random_tokens", "anti_catalyst")}
         assert energy["eigen_prion"] > energy["random_tokens"] > energy["anti_catalyst"]
