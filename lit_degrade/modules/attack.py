@@ -150,10 +150,6 @@ class AttackModule(TrainingModule, StimulusModule):
             eigen_prion_tokens_changed=rows["eigen_prion"]["tokens_changed"],
         )
 
-    def told(self) -> dict[str, Any]:
-        """What is printed at the end, of what this run is about."""
-        return {key: value for key, value in super().told().items() if value is not None}
-
     def train_dataloader(self) -> Iterable[StimulusData]:
         """The stimulus, again at every step; nothing to collate or to prefetch."""
         return repeat(self.stimulus_data)

@@ -109,6 +109,10 @@ class StimulusModule(FlatModule):
             tokens=self.stimuli.tokens, sequences=self.stimuli.sequences, **hvp_facts(self.hvp, self.null_parameters)
         )
 
+    def told(self) -> dict[str, Any]:
+        """What is printed at the end, of what this run is about."""
+        return {key: value for key, value in super().told().items() if value is not None}
+
     def measure_geometry(self) -> None:
         """Find, certify and record the spaces that the run is about."""
         if self.needs_flat:
