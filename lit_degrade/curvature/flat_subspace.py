@@ -21,8 +21,6 @@ from lit_degrade.subjects.anatomy import Anatomy
 
 PRINCIPAL = 4
 """Neurons to one principal direction of what comes out of them."""
-ITERATIONS = 6
-"""Of the subspace iteration that finds these; the leading ones converge first."""
 _HEADS = ("attn_q", "attn_k", "attn_v")
 _NEURONS = ("mlp_up", "mlp_gate")
 
@@ -197,16 +195,10 @@ def _side(moments: Moments, like: Tensor, principal: int = 0) -> Side:
 
 
 def _principal(second: Tensor, count: int) -> tuple[Principal, Tensor]:
-    """The rotation that has the leading eigenvectors of a Gram matrix (d, d), and the second moments along its coordinates.
-
-    By subspace iteration, from the strongest coordinates (Golub and Van Loan, section 7.3).
-    """
+    """The rotation that has the leading eigenvectors of a Gram matrix (d, d), and the second moments along its coordinates."""
     strongest = second.diagonal().argsort(descending=True, stable=True)
-    basis = torch.eye(len(second)).to(second)[:, strongest[: min(len(second), 2 * count)]]
-    for _ in range(ITERATIONS):
-        basis, _ = torch.linalg.qr(second @ basis)
-    _, vectors = torch.linalg.eigh(basis.mT @ second @ basis)
-    leading = (basis @ vectors.flip(1))[strongest, :count]
+    _, vectors = torch.linalg.eigh(second)
+    leading = vectors.flip(1)[strongest, :count]
     reflectors, scales = torch.geqrf(leading)
     reflectors = reflectors.tril(-1) + torch.eye(*reflectors.shape).to(reflectors)
     factor = torch.linalg.inv((reflectors.mT @ reflectors).triu(1) + (1 / scales).diag())
