@@ -92,6 +92,11 @@ class AttackModule(TrainingModule, StimulusModule):
             raise UserError(
                 f"model.stimuli.compare=false: expected protocol 'controlled', not '{protocol}', which needs controls."
             )
+        if projection != "none" and null_space.method == "krylov" and null_space.target != flat.target:
+            raise UserError(
+                f"model.projection={projection}: expected one target, not model.null_space.target={null_space.target} "
+                f"and model.flat.target={flat.target}, since nothing but the latter moves."
+            )
         if self.protocol.labels_shifted_twice:  # token t + 2 is scored
             at_least(f"model.stimuli.tokens (protocol '{protocol}')", stimuli.tokens, 3)
 
@@ -101,8 +106,13 @@ class AttackModule(TrainingModule, StimulusModule):
         if self.projection != "none":
             for name, p in self.subject.trainable().items():
                 p.requires_grad_(name in self.flat_parameters)
-        self.record.add(projection=self.projection)
-        self.record.add(stimulus=self.stimulus, optimizer=self.optimizer, lr=self.lr, protocol=self.protocol_name)
+        self.record.add(
+            projection=self.projection,
+            stimulus=self.stimulus,
+            optimizer=self.optimizer,
+            lr=self.lr,
+            protocol=self.protocol_name,
+        )
         self.optimizer = self.protocol.optimizer(self.stimulus, self.optimizer)
         self.record.add(optimizer_used=self.optimizer)
 

@@ -182,6 +182,7 @@ def test_the_static_control(tmp_path: Path) -> None:
         (["--model.flat.fractions", "0.5"], "Did you mean 'fraction'?"),
         (["--model.protocol", "published"], "model.stimuli.compare=false: expected protocol 'controlled'"),
         (["--precision", "int8"], "cannot be trained"),
+        (["--model.null_space.method", "krylov", "--model.flat.target", "mlp"], "model.projection=flat: expected one target"),
     ],
 )
 def test_bad_input_is_one_line(args: list[str], line: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
