@@ -60,7 +60,7 @@ def extreme_eigenvalue(
 
     Args:
         product: v -> H v.
-        start: a unit vector; it is used up.
+        start: a unit vector.
         products: how many.
         on_product: called after each.
     """

@@ -190,12 +190,7 @@ class StimulusModule(FlatModule):
         if self.stimuli.compare or not stimulus:
             left_out = "anti_catalyst" if self.settings.method == "krylov" and stimulus != "anti_catalyst" else ""
             names = [*(name for name in get_args(Stimulus) if name != left_out), "random_swap"]
-        depends_on = {
-            **self._depends_on(),
-            "stimuli": asdict(self.stimuli),
-            "stimulus_seed": seed,
-            "names": names,
-        }
+        depends_on = {**self._depends_on(), "stimuli": asdict(self.stimuli), "stimulus_seed": seed, "names": names}
         with self.record.timed("stimuli"):
             tensors, rows = self.shared("stimuli", depends_on, lambda: self._synthesise(seed, names))
         return {name: StimulusData(tensors[name], tensors.get(f"{name}.embeddings")) for name in names}, rows
