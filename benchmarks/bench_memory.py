@@ -3,7 +3,8 @@
 python benchmarks/bench_memory.py          # the embedded ladder
 python benchmarks/bench_memory.py 160m     # random weights in the shape of Pythia-160M, on the CPU: ten minutes on 2 cores
 python benchmarks/bench_memory.py flat     # the same subject, an attack inside a flat subspace: five minutes
-python benchmarks/bench_memory.py whole    # the same with everything that an attack has, and its time: half an hour
+python benchmarks/bench_memory.py whole    # the same with everything that an attack has, and its time: 20 minutes
+python benchmarks/bench_memory.py terms    # the same subject, the terms of docs/flatness.md one by one: two minutes
 """
 
 import json
@@ -11,7 +12,10 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parent.parent
 LIGHT = ["--config", "configs/null_spaces/light.yaml"]
@@ -76,6 +80,79 @@ def peak(*args: str, config: str = "priority1") -> tuple[int, dict[str, float]]:
         return found["peak_memory_bytes"]["cuda"] or found["peak_memory_bytes"]["host"], found["durations_s"]
 
 
+def resident(key: str) -> int:
+    """Bytes of this process that are in memory: VmRSS now, VmHWM at most since the last reset."""
+    found = dict(line.split(":") for line in Path("/proc/self/status").read_text().splitlines())[key]
+    return 1024 * int(found.split()[0])
+
+
+def terms() -> None:
+    """What each stage of an attack inside a flat subspace holds, beside the formula; activations of 16 tokens only."""
+    if os.environ.get("MALLOC_MMAP_THRESHOLD_") is None:  # or else the C library keeps what was freed
+        os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "MALLOC_MMAP_THRESHOLD_": "262144"})
+
+    import torch
+
+    from lit_degrade.curvature.certificates import extreme_eigenvalue
+    from lit_degrade.curvature.flat_subspace import find_basis, flat_subspace, shapes, to_tensors
+    from lit_degrade.curvature.products import HessianProducts
+    from lit_degrade.measures.perplexity import token_nll
+    from lit_degrade.modules.optimizers import ProjectedSteps, build_optimizer
+    from lit_degrade.subjects.catalog import SubjectSpec
+    from lit_degrade.subjects.loading import load_subject
+
+    def told(what: str, function: Callable[[], Any], formula: float, above: int) -> Any:
+        """Run something and print the most that it held above a baseline."""
+        Path("/proc/self/clear_refs").write_text("5")
+        result = function()
+        print(f"{what:<40}{(resident('VmHWM') - above) / 1e9:6.2f} GB   {formula / 1e9:6.2f} by formula", flush=True)
+        return result
+
+    with tempfile.TemporaryDirectory() as temporary:
+        random_160m(Path(temporary))
+        subject = load_subject(SubjectSpec(temporary), 0, torch.device("cpu"), train=True)
+    model, parameters = subject.model, subject.parameters("blocks")
+    matrices = shapes(subject.anatomy, parameters)
+    ids = torch.randint(1000, (1, 16), generator=torch.Generator().manual_seed(0))
+    d, h, n_layers = model.config.hidden_size, subject.anatomy.head_dim, model.config.num_hidden_layers
+    n, moved = (sum(p.numel() for p in some) for some in (model.parameters(), parameters.values()))
+    kept = 4 * n_layers * (10 * d**2 + 3 * d * h)
+    sums = 8 * n_layers * (5 * d**2 + 3 * d * h) + 64 * n_layers * d**2
+
+    def loss() -> torch.Tensor:
+        return token_nll(model(input_ids=ids, use_cache=False).logits, ids).mean()
+
+    def lanczos(parts: int) -> None:
+        hessian = HessianProducts([loss] * parts, parameters)
+
+        def inside(v: Any) -> Any:
+            image = hessian.along(v)
+            subspace.project_(image, "flat")
+            return image
+
+        extreme_eigenvalue(inside, lambda: subspace.draw("flat", torch.Generator().manual_seed(0)), 4)
+
+    def steps() -> None:
+        optimizer = build_optimizer("adamw", parameters.values(), 1e-4)
+        confined = ProjectedSteps(parameters, subspace, "flat")
+        for _ in range(2):
+            optimizer.zero_grad()
+            loss().backward(inputs=list(parameters.values()))
+            with confined.step():
+                optimizer.step()
+
+    loaded = resident("VmRSS")
+    libraries = loaded - 4 * n
+    bases = told("sums and basis", lambda: find_basis(model, parameters, matrices, [loss]), sums + kept, loaded)
+    held = sum(t.numel() * t.element_size() for t in to_tensors(bases).values())
+    print(f"{'basis':<40}{held / 1e9:6.2f} GB   {kept / 1e9:6.2f} by formula")
+    subspace = flat_subspace(bases, 0.5, 0)
+    for parts in (1, 2):
+        formula = 4 * n + kept + (16 if parts == 1 else 20) * moved
+        told(f"certificates, text in {parts} parts", partial(lanczos, parts), formula, libraries)
+    told("AdamW steps", steps, 4 * n + kept + 16 * moved, libraries)
+
+
 def main() -> None:
     if sys.argv[1:] == ["160m"]:
         with tempfile.TemporaryDirectory() as temporary:
@@ -89,6 +166,8 @@ def main() -> None:
             size = FEW_TOKENS if sys.argv[1] == "flat" else WHOLE
             found, durations = peak("--subject", temporary, *FLAT, *size, config="flat_attack")
             print(f"flat attack, {sys.argv[1]:<32}{found / 1e9:6.2f} GB   {durations}", flush=True)
+    elif sys.argv[1:] == ["terms"]:
+        terms()
     else:
         for subject in ("tiny-60k", "tiny-250k", "tiny-1m", "tiny-3m"):
             for name, args in {"as in priority1": [], "light null space": LIGHT}.items():

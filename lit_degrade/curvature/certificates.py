@@ -51,7 +51,10 @@ class FlatSettings:
 
 
 def extreme_eigenvalue(
-    product: Callable[[Tensors], Tensors], start: Tensors, products: int, on_product: Callable[[], None] = lambda: None
+    product: Callable[[Tensors], Tensors],
+    start: Callable[[], Tensors],
+    products: int,
+    on_product: Callable[[], None] = lambda: None,
 ) -> tuple[float, float]:
     """The Ritz value of largest modulus of a symmetric operator, and a bound of its error.
 
@@ -60,13 +63,13 @@ def extreme_eigenvalue(
 
     Args:
         product: v -> H v.
-        start: a unit vector.
+        start: makes a unit vector, of which nothing is kept.
         products: how many.
         on_product: called after each.
     """
     alphas: list[float] = []
     betas: list[float] = []
-    v, before = start, start  # there is none before the first
+    v = before = start()  # there is none before the first
     for _ in range(products):
         w = product(v)
         on_product()
@@ -135,8 +138,12 @@ def _extremes(
         subspace.project_(image, "flat")
         return image
 
-    top, error = extreme_eigenvalue(hessian.along, subspace.draw("whole", generator(seed, "top")), products, on_product)
-    worst, worst_error = extreme_eigenvalue(inside, subspace.draw("flat", generator(seed, "worst")), products, on_product)
+    top, error = extreme_eigenvalue(
+        hessian.along, lambda: subspace.draw("whole", generator(seed, "top")), products, on_product
+    )
+    worst, worst_error = extreme_eigenvalue(
+        inside, lambda: subspace.draw("flat", generator(seed, "worst")), products, on_product
+    )
     return {
         "flat_lambda_max": abs(top),
         "flat_lambda_max_error": error,

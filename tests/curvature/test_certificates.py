@@ -1,6 +1,7 @@
 """Certificates are what products say; the largest eigenvalue without a stored basis is the largest eigenvalue."""
 
 import math
+import weakref
 
 import pytest
 import torch
@@ -38,15 +39,33 @@ def test_lanczos_with_three_vectors_finds_the_largest_eigenvalue(seed: int) -> N
     def product(v: Tensors) -> Tensors:
         return unflatten(h @ torch.cat([t.reshape(-1) for t in v.values()]), SHAPES)
 
-    value, error = extreme_eigenvalue(product, _vector(seed), 60)
+    value, error = extreme_eigenvalue(product, lambda: _vector(seed), 60)
     assert abs(value) == pytest.approx(abs(largest), rel=1e-6)
     assert error < 1e-3 * abs(largest)
-    early, bound = extreme_eigenvalue(product, _vector(seed), 8)
+    early, bound = extreme_eigenvalue(product, lambda: _vector(seed), 8)
     assert float((expected - early).abs().min()) <= bound * (1 + 1e-9), "an eigenvalue is as near as the bound says"
 
 
+def test_three_vectors_are_held_at_once() -> None:
+    alive: list[int] = []
+    made: weakref.WeakSet[Tensor] = weakref.WeakSet()
+
+    def product(v: Tensors) -> Tensors:
+        image = {name: (1 + torch.arange(t.numel(), dtype=t.dtype).view(t.shape)) * t for name, t in v.items()}
+        made.add(image["a"])
+        alive.append(len({t.data_ptr() for t in made}))
+        return image
+
+    def start() -> Tensors:
+        made.add((v := _vector(0))["a"])
+        return v
+
+    extreme_eigenvalue(product, start, 6)
+    assert alive == [2, 3, 3, 3, 3, 3]
+
+
 def test_an_exhausted_space_ends_the_search() -> None:
-    value, error = extreme_eigenvalue(lambda v: {name: 3 * t for name, t in v.items()}, _vector(0), 10)
+    value, error = extreme_eigenvalue(lambda v: {name: 3 * t for name, t in v.items()}, lambda: _vector(0), 10)
     assert value == pytest.approx(3)
     assert error == pytest.approx(0, abs=1e-6)
 
