@@ -138,9 +138,7 @@ def _extremes(
         subspace.project_(image, "flat")
         return image
 
-    top, error = extreme_eigenvalue(
-        hessian.along, lambda: subspace.draw("whole", generator(seed, "top")), products, on_product
-    )
+    top, error = extreme_eigenvalue(hessian.along, lambda: subspace.draw("whole", generator(seed, "top")), products, on_product)
     worst, worst_error = extreme_eigenvalue(
         inside, lambda: subspace.draw("flat", generator(seed, "worst")), products, on_product
     )
