@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from lit_degrade.checks import at_least
 from lit_degrade.errors import UserError
+from lit_degrade.subjects.catalog import EMBEDDED_FOLDER, LADDER
 from lit_degrade.subjects.hub import go_offline_if_unreachable
 from lit_degrade.text_files import KINDS, file_paragraphs
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 Split = Literal["train", "calibration", "attack", "probe"]
+Begin = Literal["auto", "bos", "none"]
 SPLIT_PERCENT: dict[Split, int] = {"train": 82, "calibration": 4, "attack": 4, "probe": 10}
 DOCUMENT_CHARS = 4000
 """Paragraphs are packed into documents of about this many characters."""
@@ -57,20 +60,33 @@ class TokenStream:
     """int64 (n,); 0 for separators"""
     split: Split | None = None
     """where they are from"""
+    begin: int | None = None
+    """token that every window begins with, where the subject's tokenizer begins a text with one"""
+
+    def count(self, length: int) -> int:
+        """How many disjoint windows of `length` tokens there are."""
+        return len(self.ids) // self._own(length)
 
     def blocks(self, length: int, count: int) -> "TokenStream":
-        """First `count` disjoint windows of `length` tokens, as (count, length) tensors.
+        """First `count` disjoint windows of `length` tokens, `begin` included, as (count, length) tensors.
 
         Raises: UserError when the text is too short.
         """
-        if len(self.ids) < length * count:
+        own = self._own(length)
+        n = own * count
+        if len(self.ids) < n:
             raise UserError(
-                f"The text has {len(self.ids)} tokens in this split ({self.split}); "
-                f"{count} blocks of {length} need {length * count}. "
+                f"The text has {len(self.ids)} tokens in this split ({self.split}); {count} blocks of {own} need {n}. "
                 "Use a longer text (--text.source) or ask for less (--text.probe_tokens, --text.block)."
             )
-        n = length * count
-        return TokenStream(self.ids[:n].view(count, length), self.byte_counts[:n].view(count, length), self.split)
+        windows = TokenStream(self.ids[:n].view(count, own), self.byte_counts[:n].view(count, own), self.split, self.begin)
+        if self.begin is None:
+            return windows
+        return replace(windows, ids=begun(windows.ids, self.begin), byte_counts=begun(windows.byte_counts, 0))
+
+    def _own(self, length: int) -> int:
+        """Tokens of the text in a window."""
+        return length - (self.begin is not None)
 
 
 def _docstrings(node: ast.AST) -> Iterator[str]:
@@ -178,15 +194,25 @@ class TextSource:
     whatever else the source holds.
     """
 
-    def __init__(self, source: str = "stdlib", block: int = 128, probe_tokens: int = 49152, max_documents: int = 20000) -> None:
+    def __init__(
+        self,
+        source: str = "stdlib",
+        block: int = 128,
+        probe_tokens: int = 49152,
+        max_documents: int = 20000,
+        begin: Begin = "auto",
+    ) -> None:
         """Describe the text; it is read on first use.
 
         Args:
             source: `stdlib` (always there), a file (.txt, .jsonl, .ndjson, .json, .csv, .parquet), `wikitext-2`,
                 `pile-uncopyrighted`, `c4`, or any hub data set with a `text` column.
             block: tokens in one window of text.
-            probe_tokens: tokens of held-out text that every probe measures.
+            probe_tokens: held-out text that every probe measures, as what so many tokens of the embedded subjects' tokenizer
+                cover: all subjects read the same text, whatever their own tokenizer makes of it.
             max_documents: rows read from a hub data set.
+            begin: what every window of text begins with: what the tokenizer begins a text with (auto), its beginning-of-text
+                token (bos), or no token of its own (none).
         """
         at_least("text.block", block, 2)
         at_least("text.max_documents", max_documents, 1)
@@ -196,6 +222,7 @@ class TextSource:
         self.block = block
         self.probe_tokens = probe_tokens
         self.max_documents = max_documents
+        self.begin = begin
 
     @cached_property
     def documents(self) -> list[str]:
@@ -242,21 +269,77 @@ class TextSource:
 
     def tokens(self, split: Split, tokenizer: "PreTrainedTokenizerBase") -> TokenStream:
         """Token stream of one split, documents separated by the end-of-text token."""
-        return replace(encode(self.split(split), tokenizer), split=split)
+        return replace(encode(self.split(split), tokenizer), split=split, begin=self.beginning(tokenizer))
 
     def blocks(self, split: Split, tokenizer: "PreTrainedTokenizerBase", count: int, length: int | None = None) -> TokenStream:
         """First `count` windows of `length` (default `block`) tokens of one split; no more of it is tokenised."""
         length = length or self.block
-        return replace(encode(self.split(split), tokenizer, count * length), split=split).blocks(length, count)
+        stream = encode(self.split(split), tokenizer, count * length)
+        return replace(stream, split=split, begin=self.beginning(tokenizer)).blocks(length, count)
+
+    def probe(self, tokenizer: "PreTrainedTokenizerBase") -> TokenStream:
+        """The windows that every probe measures: whole ones of the stretch of text that `probe_tokens` names.
+
+        Raises: UserError when the text is shorter, or too short for one window.
+        """
+        blocks = self.probe_tokens // self.block
+        measure = encode(documents := self.split("probe"), embedded_tokenizer(), tokens := blocks * self.block)
+        if len(measure.ids) < tokens:
+            most = len(measure.ids) // self.block * self.block
+            raise UserError(
+                f"text.probe_tokens={self.probe_tokens}: the held-out part of this text has {len(measure.ids)} tokens, counted "
+                "by the tokenizer of the embedded subjects. Use a longer text (--text.source), or "
+                + (f"at most --text.probe_tokens {most}." if most else f"shorter windows (--text.block {self.block}).")
+            )
+        stretch = int(measure.byte_counts[:tokens].sum())
+        stream = encode(documents, tokenizer, enough_bytes=stretch)
+        inside = int((stream.byte_counts.cumsum(0) <= stretch).sum())
+        stream = TokenStream(stream.ids[:inside], stream.byte_counts[:inside], "probe", self.beginning(tokenizer))
+        return stream.blocks(self.block, max(1, stream.count(self.block)))
+
+    def beginning(self, tokenizer: "PreTrainedTokenizerBase") -> int | None:
+        """The token that every text begins with, if there is one.
+
+        Raises: UserError for `bos` where the tokenizer has no such token.
+        """
+        if self.begin == "none":
+            return None
+        if self.begin == "bos":
+            if tokenizer.bos_token_id is None:
+                raise UserError("text.begin=bos: the subject's tokenizer has no beginning-of-text token. Use auto or none.")
+            return int(tokenizer.bos_token_id)
+        bare, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
+        before = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
+        return whole[before - 1] if before else None
 
 
-def encode(documents: Sequence[str], tokenizer: "PreTrainedTokenizerBase", enough: float = math.inf) -> TokenStream:
-    """Tokenise documents, until there are `enough` tokens; each carries the UTF-8 bytes that it is the first to cover."""
+@cache
+def embedded_tokenizer() -> "PreTrainedTokenizerBase":
+    """The tokenizer of all embedded subjects."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(EMBEDDED_FOLDER / next(iter(LADDER)))
+
+
+def begun(tokens: Tensor, begin: int | None) -> Tensor:
+    """Sequences (n, length) behind the token that texts begin with, if there is one."""
+    return tokens if begin is None else F.pad(tokens, (1, 0), value=begin)
+
+
+def encode(
+    documents: Sequence[str],
+    tokenizer: "PreTrainedTokenizerBase",
+    enough: float = math.inf,
+    enough_bytes: float = math.inf,
+) -> TokenStream:
+    """Tokenise documents, until there are enough tokens or bytes; each has the UTF-8 bytes that it is the first to cover."""
     ids: list[int] = []
     byte_counts: list[int] = []
+    seen = 0
     for document in documents:
-        if len(ids) >= enough:
+        if len(ids) >= enough or seen >= enough_bytes:
             break
+        seen += len(document.encode())
         encoded = tokenizer(document, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
         covered = 0
         for token, (_, end) in zip(encoded["input_ids"], encoded["offset_mapping"], strict=True):
@@ -272,12 +355,18 @@ def encode(documents: Sequence[str], tokenizer: "PreTrainedTokenizerBase", enoug
 class RandomWindows(IterableDataset[Tensor]):
     """Endless batches (batch, length) of random windows of a token stream."""
 
-    def __init__(self, ids: Tensor, length: int, batch: int, windows: torch.Generator) -> None:
-        """Draw window starts from `windows`."""
-        self.ids, self.length, self.batch, self.windows = ids, length, batch, windows
+    def __init__(self, stream: TokenStream, length: int, batch: int, windows: torch.Generator) -> None:
+        """Draw window starts from `windows`.
+
+        Raises: UserError when the text is shorter than one window.
+        """
+        self.stream, self.batch, self.windows = stream, batch, windows
+        self.own = length - (stream.begin is not None)
+        if len(stream.ids) < self.own:
+            raise UserError(f"The {stream.split} split has {len(stream.ids)} tokens; a window needs {self.own}.")
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield batches for ever."""
         while True:
-            starts = torch.randint(len(self.ids) - self.length + 1, (self.batch,), generator=self.windows)
-            yield self.ids[starts[:, None] + torch.arange(self.length)]
+            starts = torch.randint(len(self.stream.ids) - self.own + 1, (self.batch,), generator=self.windows)
+            yield begun(self.stream.ids[starts[:, None] + torch.arange(self.own)], self.stream.begin)

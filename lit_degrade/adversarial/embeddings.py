@@ -219,6 +219,11 @@ def gradient_of(subject: Subject, inputs: Tensor, labels: Tensor, first: int = 1
     return _gradient(loss_of(subject, inputs, labels, first), no_change(subject, inputs))[1]
 
 
+def beginning(subject: Subject, tokens: Tensor) -> int:
+    """How many of the first tokens of sequences (..., length) only say that a text begins: these are never attacked."""
+    return int(subject.begin is not None and bool((tokens[..., 0] == subject.begin).all()))
+
+
 def no_change(subject: Subject, tokens: Tensor) -> Tensor:
     """Zeros of the shape of embedded tokens, float32."""
     return torch.zeros_like(embedded(subject, tokens), dtype=torch.float32)

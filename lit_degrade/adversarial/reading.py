@@ -1,12 +1,14 @@
 """A subject that reads attacked embeddings: the changes of whole texts and of a prompt, likelihoods and answers under them."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from lit_degrade.adversarial.catalog import Norm
-from lit_degrade.adversarial.embeddings import attacked, embedding_changed, loss_of, no_change, shifted
+from lit_degrade.adversarial.embeddings import Loss, attacked, beginning, embedding_changed, loss_of, no_change, shifted
 from lit_degrade.generation.generator import Continuation, TextGenerator
 from lit_degrade.generation.queries import Query
 from lit_degrade.measures.perplexity import LogitsFunction, batches
@@ -30,7 +32,8 @@ def attack_text(
     parts, done = [], 0
     for batch in batches(ids):
         own = [draws(row) for row in range(done, done + len(batch))]
-        parts.append(attacked(attack, loss_of(subject, batch, batch), no_change(subject, batch), norm, radius, steps, own))
+        loss, first = loss_of(subject, batch, batch), beginning(subject, ids)
+        parts.append(_behind(first, attack, loss, no_change(subject, batch), norm, radius, steps, own))
         done += len(batch)
     return torch.cat(parts)
 
@@ -40,8 +43,17 @@ def attack_prompt(
 ) -> Tensor:
     """Changes of a prompt's embeddings that raise the loss of what the subject wrote after it, (1, length, hidden) float32."""
     tokens, first = torch.tensor([said.prompt_ids + said.ids]), len(said.prompt_ids)
-    zero = no_change(subject, tokens[:, :first])
-    return attacked(attack, loss_of(subject, tokens, tokens, first), zero, norm, radius, steps, [draws])
+    zero, loss = no_change(subject, tokens[:, :first]), loss_of(subject, tokens, tokens, first)
+    return _behind(beginning(subject, tokens), attack, loss, zero, norm, radius, steps, [draws])
+
+
+def _behind(first: int, attack: str, loss: Loss, zero: Tensor, *how: Any) -> Tensor:
+    """The change that an attack makes behind the first rows, which stay as they are; `how` is the rest of what it needs."""
+
+    def whole(delta: Tensor) -> Tensor:
+        return F.pad(delta, (0, 0, first, 0))
+
+    return whole(attacked(attack, lambda delta: loss(whole(delta)), zero[:, first:], *how))
 
 
 def changed_logits(subject: Subject, logits_of: LogitsFunction, delta: Tensor) -> LogitsFunction:

@@ -1,7 +1,7 @@
 """Tokens of a sequence replaced by others: where the gradient says, at random, or as in a slip of the keyboard.
 
 Labels stay the original tokens, so that losses mean the same for all of them. The last token is never replaced: nothing that is
-scored comes after it.
+scored comes after it; nor is one that only says that a text begins.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_degrade.adversarial.embeddings import embedded, gradient_of, logits
+from lit_degrade.adversarial.embeddings import beginning, embedded, gradient_of, logits
 from lit_degrade.measures.perplexity import batches, token_nll
 from lit_degrade.subjects.loading import Subject
 
@@ -67,14 +67,15 @@ def by_gradient(
     Returns: the changed inputs (length,) of every count.
     Source: Ebrahimi et al., "HotFlip", ACL 2018 (first-order gain, greedy); Zou et al. 2023 (exact evaluation of candidates).
     """
-    rows, by_count, inputs = embedded(subject, allowed).float(), {}, tokens.clone()
+    rows, by_count, inputs, start = embedded(subject, allowed).float(), {}, tokens.clone(), beginning(subject, tokens)
     for count in range(1, max(counts) + 1):
         gradient = gradient_of(subject, inputs[None], tokens[None], first)[0, :last]
         gain = gradient @ rows.T - (gradient * embedded(subject, inputs[:last]).float()).sum(1, keepdim=True)
         gain = gain.cpu().nan_to_num(nan=0.0).masked_fill(allowed == tokens[:last, None], -torch.inf)
         best, choice = gain.max(1)
         best[inputs[:last] != tokens[:last]] = -torch.inf
-        positions = best.topk(min(CANDIDATES, last - count + 1)).indices
+        best[:start] = -torch.inf
+        positions = best.topk(min(CANDIDATES, last - start - count + 1)).indices
         trials = inputs.repeat(len(positions), 1)
         trials[torch.arange(len(positions)), positions] = allowed[choice[positions]]
         losses = input_losses(subject, trials, tokens, first)
@@ -84,9 +85,11 @@ def by_gradient(
     return by_count
 
 
-def at_random(tokens: Tensor, counts: Sequence[int], allowed: Tensor, last: int, draws: torch.Generator) -> dict[int, Tensor]:
-    """Random other tokens at random positions below `last`; larger counts go on where smaller ones end."""
-    positions = torch.randperm(last, generator=draws)[: max(counts)]
+def at_random(
+    tokens: Tensor, counts: Sequence[int], allowed: Tensor, last: int, draws: torch.Generator, start: int = 0
+) -> dict[int, Tensor]:
+    """Random other tokens at random positions from `start` to below `last`; larger counts go on where smaller ones end."""
+    positions = start + torch.randperm(last - start, generator=draws)[: max(counts)]
     inputs, by_count = tokens.clone(), {}
     for count, position in enumerate(positions.tolist(), 1):
         others = allowed[allowed != tokens[position]]

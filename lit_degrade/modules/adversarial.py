@@ -9,7 +9,16 @@ import torch
 from torch import Tensor
 
 from lit_degrade.adversarial.catalog import ATTACKS, NORMS, TOKEN_ATTACKS, UNIT_OF, Norm
-from lit_degrade.adversarial.embeddings import embedded, embedding_changed, gradient_of, largest, replaced, shifted, units
+from lit_degrade.adversarial.embeddings import (
+    beginning,
+    embedded,
+    embedding_changed,
+    gradient_of,
+    largest,
+    replaced,
+    shifted,
+    units,
+)
 from lit_degrade.adversarial.reading import attack_prompt, attack_text, continued
 from lit_degrade.adversarial.tokens import at_random, by_characters, by_gradient, replacements
 from lit_degrade.checks import at_least, finite, some
@@ -88,10 +97,6 @@ class AdversarialModule(MeasuringModule):
         at_least("model.windows", windows, 1)
         for count in token_changes:
             at_least("model.token_changes", count, 0)
-        if self.counts and self.counts[-1] >= text.block:
-            raise UserError(
-                f"model.token_changes={self.counts}: expected numbers below the {text.block} tokens of a window (text.block)."
-            )
         if not prompt.strip():
             raise UserError('the prompt is empty: --model.prompt "TEXT".')
         self.query, self.decoding = Query(prompt, derive(seed, "sample", "prompt")), decoding
@@ -130,11 +135,16 @@ class AdversarialModule(MeasuringModule):
         (self.said,) = self.writer([self.query])
         if not self.said.ids:
             raise UserError(f"'{self.spec.name}' writes nothing after the prompt. Use another one (--model.prompt).")
-        if self.counts and self.counts[0] > len(self.said.prompt_ids):
-            raise UserError(
-                f"token_changes={self.counts}: the prompt has {len(self.said.prompt_ids)} tokens, too few to change as many. "
-                "Use a longer prompt."
-            )
+        window, prompt = self.attacked.ids[0, :-1], torch.tensor(self.said.prompt_ids)
+        for name, option, tokens, count in (
+            ("window", "--text.block", window, self.counts[-1:]),
+            ("prompt", "--model.prompt", prompt, self.counts[:1]),
+        ):
+            if count and count[0] > (free := len(tokens) - beginning(self.subject, tokens)):
+                raise UserError(
+                    f"token_changes={self.counts}: a {name} has {free} tokens that can be changed, too few to change as many. "
+                    f"Use a longer one ({option})."
+                )
         return [*self._embedding_cells(), *self._token_cells()]
 
     def _refuse_without_gradient(self) -> None:
@@ -206,7 +216,7 @@ class AdversarialModule(MeasuringModule):
         draws = self._draws(cell, window)
         if cell.attack == "characters":
             return by_characters(tokenizer, ids, self.counts, self.allowed, last, draws)
-        return at_random(ids, self.counts, self.allowed, last, draws)
+        return at_random(ids, self.counts, self.allowed, last, draws, beginning(self.subject, ids))
 
     def _draws(self, cell: InputAttack, window: int) -> torch.Generator:
         """Random numbers of one window, the same at every epsilon."""
@@ -262,7 +272,7 @@ class AdversarialModule(MeasuringModule):
         if self.counts:
             count, chance = self.counts[0], generator(self.seed, "adversarial", "random", "tokens", "prompt")
             best = by_gradient(self.subject, tokens[0], [count], self.allowed, first, first)[count][:first]
-            other = at_random(prompt, [count], self.allowed, first, chance)[count]
+            other = at_random(prompt, [count], self.allowed, first, chance, beginning(self.subject, prompt))[count]
             for attack, changed in (("gradient", best), ("random", other)):
                 made = continued(self.writer, self.query, replaced(embedded(self.subject, changed[None])))
                 yield _answer(f"{attack} tokens {count}", made, self._shown(changed))

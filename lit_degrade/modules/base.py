@@ -1,6 +1,7 @@
 """What every run has: a subject, a text, a seed and a run record."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -110,7 +111,7 @@ class SubjectModule(pl.LightningModule):
         Raises: UserError when the text is too short.
         """
         stream = self.text.tokens("calibration", self.subject.tokenizer)
-        blocks = stream.blocks(self.text.block, max(count, len(stream.ids) // self.text.block)).ids
+        blocks = stream.blocks(self.text.block, max(count, stream.count(self.text.block))).ids
         return blocks[torch.randperm(len(blocks), generator=generator(self.seed, "calibration"))[:count]]
 
     def few(self) -> TokenStream:
@@ -141,7 +142,14 @@ class SubjectModule(pl.LightningModule):
 
     def probe_identity(self) -> dict[str, Any]:
         """What two measurements must share to be compared."""
-        return {"text": self.text.sha256, "block": self.text.block, "probe_tokens": self.text.probe_tokens}
+        whole = len(self.probe.ids) == self.text.probe_tokens // self.text.block
+        return {
+            "text": self.text.sha256,
+            "block": self.text.block,
+            "probe_tokens": self.text.probe_tokens,
+            **({} if whole else {"windows": len(self.probe.ids)}),
+            **({} if self.subject.begin is None else {"begin": self.subject.begin}),
+        }
 
     def measured_when_intact(self, measure: str) -> float | None:
         """A measure of the intact subject that this one came from by an attack, if it was taken on the same probe."""
@@ -156,9 +164,10 @@ class SubjectModule(pl.LightningModule):
 
     def adopt(self, subject: Subject) -> None:
         """Make a subject this module's own, so that Lightning sees its parameters, and cut the probe text for it."""
-        self.subject = subject
+        begin = self.text.beginning(subject.tokenizer)
+        self.subject = subject = replace(subject, begin=begin)
         self.model = subject.model
-        self.probe = self.text.blocks("probe", subject.tokenizer, self.text.probe_tokens // self.text.block)
+        self.probe = self.text.probe(subject.tokenizer)
         self.record.hashes["subject"] = subject.sha256
         self.record.hashes["text"] = self.text.sha256
         if rows := misread_rows(subject.model):
@@ -172,5 +181,6 @@ class SubjectModule(pl.LightningModule):
             precision=subject.spec.precision,
             adapter=subject.spec.adapter,
             seed=self.seed,
+            begin=None if begin is None else subject.tokenizer.convert_ids_to_tokens(begin),
             n_parameters=sum(p.numel() for p in subject.model.parameters()),
         )

@@ -69,7 +69,8 @@ class BitSensitivityModule(MeasuringModule):
             choose: weights of highest score are flipped: a name from `list metrics`, random for any.
             k: how many of every matrix (Q, K and V of a fused one each for itself).
             selection: safetensors file, parameter name -> flat indices (int64): flip these weights instead.
-            blocks: windows of probe text on which every flip is measured.
+            blocks: windows of probe text on which every flip is measured; all there are, where the subject's tokenizer makes
+                fewer of it.
             calibration_blocks: windows of calibration text for scores.
         """
         super().__init__(subject, text, seed)

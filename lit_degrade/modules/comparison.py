@@ -184,7 +184,7 @@ class ComparisonModule(MeasuringModule):
             yield {"sparsity": None, "relative_norm": None}, *self._attacked(str(how))
         elif variant.kind == "other":
             other = self.others[variant.name]
-            probe = self.text.blocks("probe", other.tokenizer, len(self.probe.ids))
+            probe = self.text.probe(other.tokenizer)
             yield (
                 {"sparsity": None, "relative_norm": None},
                 likelihood(partial(logits, other), probe),

@@ -9,7 +9,7 @@ from lit_degrade.modules.doses import DoseModule
 from lit_degrade.perturbations.catalog import PerturbationSettings
 from lit_degrade.records import paths
 from lit_degrade.subjects.catalog import SubjectSpec
-from lit_degrade.text import TextSource
+from lit_degrade.text import TextSource, embedded_tokenizer
 
 
 class EvaluateModule(DoseModule):
@@ -72,14 +72,14 @@ class EvaluateModule(DoseModule):
         self.record.save_tensors(paths.SPECTRA, {f"layer{s.depth:02d}": s.sigma for s in spectra})
 
     def _measure_documents(self) -> None:
-        """Whole documents of the probe, the first so many that hold its tokens."""
+        """Whole documents of the probe, the first so many that hold its tokens: the same for every subject."""
         documents: list[str] = []
         tokens = 0
         for document in self.text.split("probe"):
             if tokens >= self.text.probe_tokens:
                 break
             documents.append(document)
-            tokens += len(encode(self.subject.tokenizer, document))
+            tokens += len(encode(embedded_tokenizer(), document))
         measured = rolling(self.logits, documents, self.subject.tokenizer, positions(self.subject))
         self.record.add(documents_rolling=len(documents), tokens_rolling=measured.tokens, **measured.facts("pre"))
 

@@ -66,9 +66,8 @@ class FinetuneModule(TrainingModule):
             raise UserError("optimizer 'sgd_matched' rehearses on one stimulus; fine-tuning has none. Use another optimizer.")
         self.spec.refuse_untrainable()
         self.load(device, train=True)
-        self.train_ids = self.text.tokens("train", self.subject.tokenizer).ids
-        if len(self.train_ids) < self.block:
-            raise UserError(f"The train split has {len(self.train_ids)} tokens; a window needs {self.block}.")
+        train = self.text.tokens("train", self.subject.tokenizer)
+        self.windows = RandomWindows(train, self.block, self.batch, generator(self.seed, "windows"))
         if self.keep_zeros:
             self._find_zeros()
         self.record.add(optimizer=self.optimizer, lr=self.lr, batch=self.batch, tokens=self.block, keep_zeros=self.keep_zeros)
@@ -104,8 +103,7 @@ class FinetuneModule(TrainingModule):
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Random windows of the train split."""
-        windows = RandomWindows(self.train_ids, self.block, self.batch, generator(self.seed, "windows"))
-        return DataLoader(windows, batch_size=None)
+        return DataLoader(self.windows, batch_size=None)
 
     def loss(self, batch: Tensor) -> Tensor:
         """Mean negative log-likelihood of a batch of windows [nats/token]."""

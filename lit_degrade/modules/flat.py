@@ -29,6 +29,7 @@ from lit_degrade.records.cache import Parts
 from lit_degrade.seeds import generator
 from lit_degrade.stimuli.catalyst import allowed_tokens
 from lit_degrade.subjects.catalog import SubjectSpec
+from lit_degrade.text import begun
 
 ENOUGH = 16
 """Tokens for each rotated input dimension, from which on own and held-out gradients lie nearly alike in a flat subspace."""
@@ -63,7 +64,7 @@ class FlatModule(SubjectModule):
         self._shapes: dict[str, Shape] = shapes(self.subject.anatomy, self.flat_parameters)
         tokenizer, count, inputs = self.subject.tokenizer, settings.calibration_blocks, widest(self._shapes)
         stream = self.text.tokens("calibration", tokenizer)
-        blocks = min(-(-settings.tokens_per_input * inputs // self.text.block), len(stream.ids) // self.text.block)
+        blocks = min(-(-settings.tokens_per_input * inputs // self.text.block), stream.count(self.text.block))
         self._factor_ids = stream.blocks(self.text.block, max(blocks, count)).ids
         if self._factor_ids.numel() < ENOUGH * inputs:
             self.record.caution(
@@ -75,7 +76,7 @@ class FlatModule(SubjectModule):
         self._texts = {
             "calibration": self._factor_ids[:count],
             "held_out": self.text.blocks("probe", tokenizer, count).ids,
-            "random_tokens": allowed[drawn],
+            "random_tokens": begun(allowed[drawn], self.subject.begin)[:, : self.text.block],
         }
         assert list(self._texts) == list(TEXTS)
 
@@ -151,6 +152,7 @@ class FlatModule(SubjectModule):
             "adapter_seed": self.seed if self.spec.adapter == "lora" else None,
             "text": self.text.sha256,
             "block": self.text.block,
+            "begin": self.subject.begin,
             "target": settings.target,
             "blocks": len(self._factor_ids),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

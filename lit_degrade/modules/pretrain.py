@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from lit_degrade.checks import above, at_least, finite, share
-from lit_degrade.errors import Diverged, UserError, unknown
+from lit_degrade.errors import Diverged, unknown
 from lit_degrade.measures.perplexity import likelihood, token_nll
 from lit_degrade.modules.base import SubjectModule
 from lit_degrade.records import paths
@@ -124,15 +124,13 @@ class PretrainModule(SubjectModule):
         tokenizer = train_tokenizer(self.text.split("train"), self.vocabulary, self.context)
         model = build_model(rung, self.vocabulary, self.context, self.dropout, self.seed).to(device)
         self.adopt(Subject(self.spec, model, tokenizer, Anatomy(model), weights_sha256(model), None))
-        self.train_ids = self.text.tokens("train", tokenizer).ids
-        if len(self.train_ids) < self.context:
-            raise UserError(f"The train split has {len(self.train_ids)} tokens; a window needs {self.context}.")
+        train = self.text.tokens("train", tokenizer)
+        self.windows = RandomWindows(train, self.context, self.batch, generator(self.seed, "windows"))
         self.peak_lr = self.lr or rung.lr
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Random windows of the train split."""
-        windows = RandomWindows(self.train_ids, self.context, self.batch, generator(self.seed, "windows"))
-        return DataLoader(windows, batch_size=None)
+        return DataLoader(self.windows, batch_size=None)
 
     def configure_optimizers(self) -> Any:
         """AdamW (betas 0.9, 0.95; Brown et al. 2020), warm-up, cosine to a tenth."""
@@ -176,7 +174,7 @@ class PretrainModule(SubjectModule):
             "corpus": f"text source '{self.text.source}', train split",
             "corpus_sha256": self.text.sha256,
             "python": platform.python_version(),
-            "train_tokens": len(self.train_ids),
+            "train_tokens": len(self.windows.stream.ids),
             "steps": self.global_step,
             "tokens_seen": self.record.summary["tokens_seen"],
             "seed": self.seed,

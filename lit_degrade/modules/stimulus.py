@@ -167,6 +167,7 @@ class StimulusModule(FlatModule):
             "seed": self.seed,
             "text": self.text.sha256,
             "block": self.text.block,
+            "begin": self.subject.begin,
             "settings": asdict(replace(self.settings, offload=False)),
             "hvp": self.hvp,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,

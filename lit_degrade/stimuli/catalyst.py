@@ -16,6 +16,7 @@ from torch.func import functional_call
 from lit_degrade.curvature.products import HvpMethod, Tensors, central_difference, dot, length, twice_differentiable
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.subjects.loading import Subject
+from lit_degrade.text import begun
 
 TOP = 32
 """Tokens with the largest predicted gain at a position, from which one is drawn."""
@@ -152,13 +153,14 @@ class LossObjective:
 
 
 def sequence_losses(subject: Subject, tokens: Tensor, replaced: Mapping[str, Tensor] | None = None) -> Tensor:
-    """Mean negative log-likelihood of each sequence (n, length) -> (n,) [nats/token], without dropout.
+    """Mean negative log-likelihood of each sequence (n, length) -> (n,) [nats/token], begun as the subject's texts are.
 
     Args:
         subject: under study.
         tokens: int64.
         replaced: parameters to use instead of the subject's own, by name.
     """
+    tokens = begun(tokens, subject.begin)
     arguments = {"input_ids": tokens, "use_cache": False}
     output = functional_call(subject.model, dict(replaced), (), arguments) if replaced else subject.model(**arguments)
     return token_nll(output.logits, tokens).mean(1)
@@ -166,6 +168,8 @@ def sequence_losses(subject: Subject, tokens: Tensor, replaced: Mapping[str, Ten
 
 def soft_loss(subject: Subject, one_hot: Tensor) -> Tensor:
     """The loss of one sequence as a function of its one-hot rows (length, vocabulary), which are inputs and labels both."""
+    if subject.begin is not None:
+        one_hot = torch.cat([F.one_hot(torch.tensor([subject.begin]), one_hot.shape[1]).to(one_hot), one_hot])
     embedded = one_hot.to(subject.embedding.dtype) @ subject.embedding
     logits = subject.model(inputs_embeds=(embedded * subject.embedding_scale)[None], use_cache=False).logits[0]
     return -(one_hot[1:] * F.log_softmax(logits[:-1].float(), -1)).sum(-1).mean()

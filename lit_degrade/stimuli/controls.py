@@ -8,7 +8,7 @@ from torch import Tensor
 from lit_degrade.errors import UserError
 from lit_degrade.measures.perplexity import token_nll
 from lit_degrade.subjects.loading import Subject
-from lit_degrade.text import TokenStream
+from lit_degrade.text import TokenStream, begun
 
 PUBLISHED_NOISE_STD = 0.1
 """Deviation of the published Gaussian control, whatever the subject's embeddings are."""
@@ -28,11 +28,13 @@ class StimulusData:
 
         With `labels_shifted_twice` position t is scored on token t + 2, as in the published implementation.
         """
-        tokens = self.tokens.to(subject.device)
+        tokens = begun(self.tokens.to(subject.device), subject.begin)
         if self.embeddings is None:
             logits = subject.model(input_ids=tokens, use_cache=False).logits
         else:
             embeddings = self.embeddings.to(subject.device, subject.embedding.dtype)
+            if subject.begin is not None:
+                embeddings = torch.cat([subject.model.get_input_embeddings()(tokens[:, :1]).detach(), embeddings], 1)
             logits = subject.model(inputs_embeds=embeddings, use_cache=False).logits
         if labels_shifted_twice:
             logits, tokens = logits[:, :-1], tokens[:, 1:]

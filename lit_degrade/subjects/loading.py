@@ -64,6 +64,8 @@ class Subject:
     """of an image-text subject: turns pictures into what the model takes; None for text-only subjects"""
     content_sha256: str = ""
     """hash of the files that the subject of that name is loaded from; "" where its name identifies it"""
+    begin: int | None = None
+    """token that every text for it begins with, if there is one: `TextSource.beginning` says which"""
 
     def autocast(self) -> AbstractContextManager[Any]:
         """Compute at the subject's precision while its float32 master weights stay exact."""
