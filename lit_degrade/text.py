@@ -288,8 +288,8 @@ class TextSource:
             most = len(measure.ids) // self.block * self.block
             raise UserError(
                 f"text.probe_tokens={self.probe_tokens}: the held-out part of this text has {len(measure.ids)} tokens, counted "
-                "by the tokenizer of the embedded subjects. Use a longer text (--text.source), or "
-                + (f"at most --text.probe_tokens {most}." if most else f"shorter windows (--text.block {self.block}).")
+                "by the tokenizer of the embedded subjects. Use a longer text (--text.source)"
+                + (f", or at most --text.probe_tokens {most}." if most else ".")
             )
         stretch = int(measure.byte_counts[:tokens].sum())
         stream = encode(documents, tokenizer, enough_bytes=stretch)

@@ -97,6 +97,10 @@ class AdversarialModule(MeasuringModule):
         at_least("model.windows", windows, 1)
         for count in token_changes:
             at_least("model.token_changes", count, 0)
+        if self.counts and self.counts[-1] >= text.block:
+            raise UserError(
+                f"model.token_changes={self.counts}: expected numbers below the {text.block} tokens of a window (text.block)."
+            )
         if not prompt.strip():
             raise UserError('the prompt is empty: --model.prompt "TEXT".')
         self.query, self.decoding = Query(prompt, derive(seed, "sample", "prompt")), decoding

@@ -409,7 +409,7 @@ def test_published_weights_are_tested_whether_found_or_not(
         (["--model.controls", "4"], "model.controls: expected a whole number from 5, not 4"),
         (["--model.calibration_blocks", "1000000"], "1000000 blocks of 128 need"),
         (["--text.source", "EMPTY"], "is empty"),
-        (["--text.source", "SHORT"], "tokens in this split"),
+        (["--text.source", "SHORT"], "the held-out part of this text has 0 tokens"),
         (["--subject", "FOLDER"], "layer 1, row 2070, column 7310, published"),
     ],
 )

@@ -164,7 +164,7 @@ def test_every_format_is_attacked_and_left_alone(precision: str, tmp_path: Path)
         (["--model.attacks", "[]"], "Unknown attack ''"),
         (["--model.norms", "[l1]"], "Unknown norm 'l1'"),
         (["--model.windows", "9"], "windows=9: the probe has 8 of 128 tokens"),
-        (["--model.token_changes", "[128]"], "token_changes=[128]: a window has 127 tokens that can be changed"),
+        (["--model.token_changes", "[128]"], "token_changes=[128]: expected numbers below the 128 tokens"),
         (["--model.token_changes", "[100]"], "a prompt has 6 tokens that can be changed"),
         (["--model.prompt", " "], "the prompt is empty"),
     ],

@@ -241,7 +241,7 @@ BAD = {
         "beside: 'tiny-250k' does not have the shape of 'tiny-60k'",
     ),
     "empty text": (["--text.source", "<empty>"], "is empty: expected at least one paragraph"),
-    "short text": (["--text.source", "<short>"], "tokens in this split"),
+    "short text": (["--text.source", "<short>"], "the held-out part of this text has 0 tokens"),
     "zero scores": (
         ["--model.perturbation.target", "embed", *metrics("grad_x_weight"), "--model.k", "[10000]"],
         "that are not treated have a score other than zero",
