@@ -150,9 +150,7 @@ def test_what_says_that_a_text_begins_is_never_attacked(begun: Subject, text: Te
     delta = attack_text(begun, ids, attack, "linf", EPSILON, 3, lambda row: generator(0, str(row)))
     assert not delta[:, 0].any()
     assert float(delta[:, 1:].abs().max()) == pytest.approx(EPSILON)
-    free = attack_text(
-        replace(begun, begin=None), ids, attack, "linf", EPSILON, 3, lambda row: generator(0, str(row))
-    )
+    free = attack_text(replace(begun, begin=None), ids, attack, "linf", EPSILON, 3, lambda row: generator(0, str(row)))
     assert free[:, 0].any()
 
 
