@@ -65,14 +65,14 @@ class TokenStream:
 
     def count(self, length: int) -> int:
         """How many disjoint windows of `length` tokens there are."""
-        return len(self.ids) // self._own(length)
+        return len(self.ids) // self.own(length)
 
     def blocks(self, length: int, count: int) -> "TokenStream":
         """First `count` disjoint windows of `length` tokens, `begin` included, as (count, length) tensors.
 
         Raises: UserError when the text is too short.
         """
-        own = self._own(length)
+        own = self.own(length)
         n = own * count
         if len(self.ids) < n:
             raise UserError(
@@ -84,8 +84,8 @@ class TokenStream:
             return windows
         return replace(windows, ids=begun(windows.ids, self.begin), byte_counts=begun(windows.byte_counts, 0))
 
-    def _own(self, length: int) -> int:
-        """Tokens of the text in a window."""
+    def own(self, length: int) -> int:
+        """Tokens of the text in a window of `length`."""
         return length - (self.begin is not None)
 
 
@@ -300,7 +300,7 @@ class TextSource:
     def beginning(self, tokenizer: "PreTrainedTokenizerBase") -> int | None:
         """The token that every text begins with, if there is one.
 
-        Raises: UserError for `bos` where the tokenizer has no such token.
+        Raises: UserError for `bos` where the tokenizer has no such token, for `auto` where it puts several.
         """
         if self.begin == "none":
             return None
@@ -309,8 +309,13 @@ class TextSource:
                 raise UserError("text.begin=bos: the subject's tokenizer has no beginning-of-text token. Use auto or none.")
             return int(tokenizer.bos_token_id)
         bare, whole = (tokenizer("a", add_special_tokens=added)["input_ids"] for added in (False, True))
-        before = next(i for i in range(len(whole)) if whole[i : i + len(bare)] == bare)
-        return whole[before - 1] if before else None
+        before = next((whole[:i] for i in range(len(whole)) if whole[i : i + len(bare)] == bare), whole)
+        if len(before) > 1:
+            raise UserError(
+                f"The subject's tokenizer begins a text with {len(before)} tokens: expected one at most. "
+                "Use --text.begin bos or none."
+            )
+        return before[0] if before else None
 
 
 @cache
@@ -361,7 +366,7 @@ class RandomWindows(IterableDataset[Tensor]):
         Raises: UserError when the text is shorter than one window.
         """
         self.stream, self.batch, self.windows = stream, batch, windows
-        self.own = length - (stream.begin is not None)
+        self.own = stream.own(length)
         if len(stream.ids) < self.own:
             raise UserError(f"The {stream.split} split has {len(stream.ids)} tokens; a window needs {self.own}.")
 

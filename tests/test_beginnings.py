@@ -108,6 +108,16 @@ def test_a_tokenizer_without_the_token_is_refused() -> None:
         TextSource(begin="bos").beginning(byte_tokenizer())
 
 
+def test_a_tokenizer_that_puts_several_is_refused() -> None:
+    tokenizer = beginning_tokenizer()
+    token = tokenizer.convert_ids_to_tokens(BEGIN)
+    twice = processors.TemplateProcessing(single=f"{token} {token} $A", special_tokens=[(token, BEGIN)])
+    tokenizer.backend_tokenizer.post_processor = twice
+    with pytest.raises(UserError, match="begins a text with 2 tokens"):
+        TextSource().beginning(tokenizer)
+    assert TextSource(begin="bos").beginning(tokenizer) == BEGIN
+
+
 def test_random_windows_begin_so(text: TextSource) -> None:
     stream = text.tokens("train", beginning_tokenizer())
     batch = next(iter(RandomWindows(stream, 16, 3, generator(0, "windows"))))

@@ -29,10 +29,10 @@ def attack_text(
         steps: of pgd.
         draws: generator of a sequence, by its number.
     """
-    parts, done = [], 0
+    parts, done, first = [], 0, beginning(subject, ids)
     for batch in batches(ids):
         own = [draws(row) for row in range(done, done + len(batch))]
-        loss, first = loss_of(subject, batch, batch), beginning(subject, ids)
+        loss = loss_of(subject, batch, batch)
         parts.append(_behind(first, attack, loss, no_change(subject, batch), norm, radius, steps, own))
         done += len(batch)
     return torch.cat(parts)
